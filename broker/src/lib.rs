@@ -1,0 +1,1 @@
+//! The access gate over the MQTT router.
