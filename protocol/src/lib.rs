@@ -1,1 +1,10 @@
-//! Protocol.
+//! What the parts of R58 Fleet say to each other: topics, messages, their encoding and the command states.
+//!
+//! Everything here is pure: no socket, no file, no clock. `docs/protocol.md` describes the same things for people,
+//! `protocol/fleet.cddl` for machines.
+
+pub mod codec;
+pub mod id;
+pub mod ranges;
+pub mod text;
+pub mod topic;
