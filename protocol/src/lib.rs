@@ -4,7 +4,9 @@
 //! `protocol/fleet.cddl` for machines.
 
 pub mod codec;
+pub mod command;
 pub mod id;
+pub mod message;
 pub mod ranges;
 pub mod text;
 pub mod topic;
