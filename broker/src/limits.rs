@@ -1,0 +1,99 @@
+//! Every bound of the gate, with its default.
+//!
+//! A bound exists for each thing that a client can make the server hold or do. The defaults suit a few thousand
+//! devices and a few hundred people's tools on a small machine.
+
+use std::time::Duration;
+
+/// The gate's bounds. `Limits::default()` is what the programs run with unless they are told otherwise.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections past login, of all kinds together. The next one is refused with "server busy". 20,000.
+    pub connections: usize,
+    /// Connections before login from one address. The next one is closed at once. 256: a venue's boxes share an
+    /// address and come back together after a power cut.
+    pub unauthenticated_per_address: usize,
+    /// Connections before login in all. The next one is closed at once. 4,096.
+    pub unauthenticated: usize,
+    /// From the first byte to a finished login; also the time for a connection without a CONNECT. 10 s.
+    pub handshake_time: Duration,
+    /// Largest CONNECT packet, in bytes. 64 KiB.
+    pub connect_bytes: usize,
+    /// Largest packet after login, in bytes. 300 KiB: a log batch of 256 KiB and its topic fit.
+    pub packet_bytes: usize,
+    /// Longest client id, in bytes. 256.
+    pub client_id_bytes: usize,
+    /// QoS 2 publishes of one client that it has not released yet, and the Receive Maximum told to it. 256.
+    pub inflight_in: u16,
+    /// Messages sent to one client that it has not acknowledged yet (its own Receive Maximum may be lower). 100.
+    pub inflight_out: u16,
+    /// Bytes waiting for one client of a person or a service. Past it the gate takes no more from the router for a
+    /// connected client, and drops what comes for an absent one. 1 MiB.
+    pub queued_bytes: usize,
+    /// Bytes waiting for one device. Past it the device's connection is ended: what it misses is sent again from
+    /// the database when it is back. 512 KiB.
+    pub device_queued_bytes: usize,
+    /// Subscriptions of one session. 200.
+    pub subscriptions: usize,
+    /// Sessions of people and services, connected or not. The next one is refused with "quota exceeded". 2,000.
+    pub sessions: usize,
+    /// Sessions of one person or service that outlive the connection; the oldest absent one makes room. 16.
+    pub sessions_per_principal: usize,
+    /// How long a session outlives its connection at most. 24 h.
+    pub session_expiry: Duration,
+    /// How long a will can be delayed at most. 1 h.
+    pub will_delay: Duration,
+    /// Messages a second that one device may publish. Past it the gate reads that connection more slowly; nothing
+    /// is dropped. 0 means no limit. 100.
+    pub device_messages_per_second: u32,
+    /// Failed logins of one (address, user name) within [`Limits::failure_window`] after which the next attempts are
+    /// refused without a look at the password. 10.
+    pub failures: u32,
+    /// See [`Limits::failures`]. 60 s.
+    pub failure_window: Duration,
+    /// Retained messages. Past it a new topic is delivered but not kept. 50,000.
+    pub retained_messages: usize,
+    /// Bytes of retained messages with their topics. 64 MiB.
+    pub retained_bytes: usize,
+    /// How long one write to a client may take. 30 s.
+    pub write_time: Duration,
+    /// Size of one segment of the router's log for one kind of message of one organisation, in bytes; a log has
+    /// [`Limits::log_segments`]. What a slow client does not fetch in time falls out at the end. 64 KiB.
+    pub log_segment_bytes: usize,
+    /// As [`Limits::log_segment_bytes`], for the logs that services (`fleetd`) read. 1 MiB.
+    pub service_log_segment_bytes: usize,
+    /// Segments of each log. 10.
+    pub log_segments: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: 20_000,
+            unauthenticated_per_address: 256,
+            unauthenticated: 4_096,
+            handshake_time: Duration::from_secs(10),
+            connect_bytes: 64 * 1024,
+            packet_bytes: 300 * 1024,
+            client_id_bytes: 256,
+            inflight_in: 256,
+            inflight_out: 100,
+            queued_bytes: 1024 * 1024,
+            device_queued_bytes: 512 * 1024,
+            subscriptions: 200,
+            sessions: 2_000,
+            sessions_per_principal: 16,
+            session_expiry: Duration::from_secs(24 * 3600),
+            will_delay: Duration::from_secs(3600),
+            device_messages_per_second: 100,
+            failures: 10,
+            failure_window: Duration::from_secs(60),
+            retained_messages: 50_000,
+            retained_bytes: 64 * 1024 * 1024,
+            write_time: Duration::from_secs(30),
+            log_segment_bytes: 64 * 1024,
+            service_log_segment_bytes: 1024 * 1024,
+            log_segments: 10,
+        }
+    }
+}
