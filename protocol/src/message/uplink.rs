@@ -216,10 +216,10 @@ impl Void {
                 if n > next {
                     runs.push((next, n - 1));
                 }
-                next = n + 1; // n <= hi < u64::MAX whenever another number follows; see the check below.
                 if n == *hi {
                     return Some(runs.into_iter().collect());
                 }
+                next = n + 1; // n < hi, so this cannot overflow.
             }
         }
         runs.push((next, *hi));
