@@ -1,1 +1,9 @@
 //! The fleet server.
+//!
+//! `http`, `mqtt` and `worker` call `service` (one use case each: authorise, load, decide, commit), which uses `store`
+//! and the pure `domain`. `app` holds what they share.
+
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod store;

@@ -1,0 +1,79 @@
+//! What every request, message and worker shares.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::Notify;
+
+use crate::{clock::Clock, config::Config, store::Store};
+
+/// The running server's parts; handlers get it as `Arc<AppState>`.
+#[derive(Debug)]
+pub struct AppState {
+    /// The database.
+    pub store: Store,
+    /// The checked configuration.
+    pub config: Config,
+    /// Wall time.
+    pub clock: Clock,
+    /// Wakes workers before their timer does.
+    pub nudges: Nudges,
+}
+
+/// A worker that can be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Worker {
+    /// Turns silent devices offline.
+    HeartbeatMonitor,
+    /// Drops what is past its retention.
+    Retention,
+    /// Computes the roll-ups.
+    MetricsAggregator,
+    /// Rewrites `view/{device}` of the devices that changed.
+    Views,
+}
+
+impl Worker {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::HeartbeatMonitor, Self::Retention, Self::MetricsAggregator, Self::Views];
+
+    /// The name in logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HeartbeatMonitor => "heartbeat_monitor",
+            Self::Retention => "retention",
+            Self::MetricsAggregator => "metrics_aggregator",
+            Self::Views => "views",
+        }
+    }
+}
+
+/// One wake-up call for each worker. A nudge given while the worker runs makes it run once more.
+#[derive(Clone, Debug)]
+pub struct Nudges {
+    calls: Arc<BTreeMap<Worker, Notify>>,
+}
+
+impl Default for Nudges {
+    fn default() -> Self {
+        Self { calls: Arc::new(Worker::ALL.into_iter().map(|worker| (worker, Notify::new())).collect()) }
+    }
+}
+
+impl Nudges {
+    /// Wakes a worker.
+    pub fn nudge(&self, worker: Worker) {
+        if let Some(call) = self.calls.get(&worker) {
+            call.notify_one();
+        }
+    }
+
+    /// Waits for the next nudge of a worker.
+    pub async fn nudged(&self, worker: Worker) {
+        match self.calls.get(&worker) {
+            Some(call) => call.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+}

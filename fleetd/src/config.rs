@@ -1,0 +1,143 @@
+//! The checked configuration.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use zeroize::Zeroizing;
+
+/// A secret that no log, error or `Debug` output shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Wraps a secret.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The secret itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What the server runs with; every value has been checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where HTTP listens.
+    pub http_listen: SocketAddr,
+    /// Where plain MQTT listens; `None`: it does not.
+    pub mqtt_listen: Option<SocketAddr>,
+    /// Database, lock file and secrets.
+    pub data_dir: PathBuf,
+    /// The SQLite file.
+    pub database: PathBuf,
+    /// The URL under which devices and people reach HTTP, without a slash at the end.
+    pub public_url: Option<String>,
+    /// Signs access tokens; `None`: made and kept in the data folder.
+    pub jwt_secret: Option<Secret>,
+    /// Makes the first account at the first start.
+    pub admin: Option<FirstAdmin>,
+    /// Messages a second of one device, above which its connection is read more slowly; 0: no limit.
+    pub device_messages_per_second: u32,
+    /// Addresses whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    pub trusted_proxies: Vec<IpRange>,
+    /// Whether credentials may come over plain TCP or HTTP from anywhere.
+    pub allow_plaintext: bool,
+    /// Origins that browsers may call from.
+    pub cors_origins: Vec<String>,
+    /// Requests that one credential may make in `rate_limit_period`.
+    pub rate_limit_requests: u32,
+    /// The period of `rate_limit_requests`.
+    pub rate_limit_period: Duration,
+    /// A device is offline after at least so long without heartbeat.
+    pub heartbeat_timeout: Duration,
+    /// How long raw heartbeats are kept.
+    pub heartbeat_retention_days: u32,
+    /// How long hourly and daily roll-ups are kept.
+    pub rollup_retention_days: u32,
+    /// How long log records are kept.
+    pub log_retention_days: u32,
+}
+
+/// The account of the first start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstAdmin {
+    /// Its e-mail address.
+    pub email: String,
+    /// Its password.
+    pub password: Secret,
+}
+
+/// A range of addresses, as `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpRange {
+    address: std::net::IpAddr,
+    prefix_bits: u8,
+}
+
+impl std::str::FromStr for IpRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no address or range such as 10.0.0.1 or 10.0.0.0/8");
+        let (address, bits) =
+            text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let address: std::net::IpAddr = address.parse().map_err(|_| wrong())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix_bits = bits.map_or(Ok(most), |bits| bits.parse().map_err(|_| wrong()))?;
+        if prefix_bits > most { Err(wrong()) } else { Ok(Self { address, prefix_bits }) }
+    }
+}
+
+impl IpRange {
+    /// Whether `peer` is in the range. An IPv4 address that is written as IPv6 counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, peer: std::net::IpAddr) -> bool {
+        use std::net::IpAddr::{V4, V6};
+        match (self.address.to_canonical(), peer.to_canonical()) {
+            (V4(own), V4(peer)) => {
+                let shift = 32 - u32::from(self.prefix_bits.min(32));
+                u32::from(own).checked_shr(shift) == u32::from(peer).checked_shr(shift)
+            }
+            (V6(own), V6(peer)) => {
+                let shift = 128 - u32::from(self.prefix_bits);
+                u128::from(own).checked_shr(shift) == u128::from(peer).checked_shr(shift)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Config {
+    /// The defaults, with everything in `data_dir`.
+    #[must_use]
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self {
+            http_listen: SocketAddr::from(([0, 0, 0, 0], 8180)),
+            mqtt_listen: Some(SocketAddr::from(([127, 0, 0, 1], 1883))),
+            database: data_dir.join("fleet.db"),
+            data_dir,
+            public_url: None,
+            jwt_secret: None,
+            admin: None,
+            device_messages_per_second: 100,
+            trusted_proxies: Vec::new(),
+            allow_plaintext: false,
+            cors_origins: Vec::new(),
+            rate_limit_requests: 600,
+            rate_limit_period: Duration::from_secs(60),
+            heartbeat_timeout: Duration::from_secs(180),
+            heartbeat_retention_days: 14,
+            rollup_retention_days: 730,
+            log_retention_days: 14,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Brings a SQLite file to the schema that this fleetd knows, and refuses files that are not ours to touch.
+
+use std::{path::Path, time::Duration};
+
+use rusqlite::Connection;
+
+use super::{
+    engine::StoreError,
+    lock::{DataLock, LockError},
+    sqlite::classify_open,
+};
+
+mod embedded {
+    refinery::embed_migrations!("migrations/sqlite");
+}
+
+/// Marks a file as ours: "R58F".
+const APPLICATION_ID: i64 = 0x5235_3846;
+
+/// How long a command-line tool waits for another process that is migrating.
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// Checks whose file it is and applies what is missing. `locked`: the caller holds the data folder's lock.
+pub(super) fn migrate(
+    connection: &mut Connection,
+    path: &Path,
+    locked: bool,
+    wait: Duration,
+) -> Result<(), StoreError> {
+    if is_current(connection, path)? {
+        return Ok(());
+    }
+    // The schema changes only under the folder's lock: a running server must not find its tables altered.
+    let _lock = if locked { None } else { Some(wait_for_lock(path, wait)?) };
+    if is_current(connection, path)? {
+        return Ok(());
+    }
+    let failed = |source: rusqlite::Error| classify_open(source, path);
+    // Only has an effect on a file without tables; lets retention give space back to the file system.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(failed)?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
+    embedded::migrations::runner().set_grouped(true).run(connection).map_err(|source| {
+        StoreError::Engine { operation: format!("migrate {}", path.display()), source: Box::new(source) }
+    })?;
+    Ok(())
+}
+
+fn wait_for_lock(database: &Path, wait: Duration) -> Result<DataLock, StoreError> {
+    let folder = database.parent().unwrap_or(Path::new("."));
+    match DataLock::acquire_within(folder, wait) {
+        Ok(lock) => Ok(lock),
+        Err(LockError::InUse { .. }) => Err(StoreError::ServerRunning { path: database.to_owned() }),
+        Err(LockError::File { path, source }) => Err(StoreError::File { operation: "lock", path, source }),
+    }
+}
+
+/// The newest schema that this program knows.
+#[must_use]
+pub fn known_version() -> i64 {
+    embedded::migrations::runner()
+        .get_migrations()
+        .iter()
+        .map(|one| i64::from(one.version()))
+        .max()
+        .unwrap_or(0)
+}
+
+fn is_current(connection: &Connection, path: &Path) -> Result<bool, StoreError> {
+    let number = |sql: &str| -> Result<i64, StoreError> {
+        connection.query_row(sql, [], |row| row.get(0)).map_err(|source| classify_open(source, path))
+    };
+    let tables = number("SELECT count(*) FROM sqlite_master")?;
+    let application = number("PRAGMA application_id")?;
+    if application != APPLICATION_ID {
+        // An empty file is nobody's; so is one where the very first migration was cut off.
+        return if tables == 0 { Ok(false) } else { Err(StoreError::Foreign { path: path.to_owned() }) };
+    }
+    let history = "SELECT count(*) FROM sqlite_master WHERE name = 'refinery_schema_history'";
+    if number(history)? == 0 {
+        return Ok(false);
+    }
+    let found = number("SELECT coalesce(max(version), 0) FROM refinery_schema_history")?;
+    let known = known_version();
+    if found > known {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known });
+    }
+    Ok(found == known)
+}
