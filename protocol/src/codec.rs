@@ -4,6 +4,8 @@
 //! Agents write the packed form (field numbers for names), servers the named form; readers accept both, and JSON where
 //! a person may publish. Field order in a message type is its numbering: append only.
 
+#![allow(clippy::disallowed_methods, reason = "this is the module that speaks serde_cbor")]
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 

@@ -1,0 +1,61 @@
+# R58 Fleet. `make help` lists what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# nextest where it is installed (its own process for every test, better report), else cargo's own runner.
+TEST_RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
+export FLEET_TEST_PYTHON ?= $(CURDIR)/target/venv/bin/python
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: demo
+demo: ## server, broker and this machine as a device; Ctrl-C stops it (DEMO_SECONDS=20 ends by itself)
+	@scripts/setup.sh demo
+	@scripts/demo.sh
+
+.PHONY: build
+build: ## debug binaries
+	@scripts/setup.sh build
+	cargo build --locked --workspace
+
+.PHONY: test
+test: setup fmt lint ## format check, lints and all tests but the slow ones
+	cargo build --locked --workspace --bins
+	cargo $(TEST_RUNNER) --locked --workspace
+	cargo test --locked --workspace --doc --quiet
+
+.PHONY: test-all
+test-all: test deny fuzz ## everything
+
+.PHONY: setup
+setup: ## what the tests need: system packages (asks for root only if some are missing) and Python's MQTT client
+	@scripts/setup.sh test
+
+.PHONY: fmt
+fmt: ## format check
+	cargo fmt --all --check
+
+.PHONY: lint
+lint: ## clippy on everything, warnings are errors
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@scripts/check-shell.sh
+
+.PHONY: deny
+deny: ## licences, bans and sources of every dependency
+	@cargo deny --version >/dev/null 2>&1 || cargo install cargo-deny --locked
+	cargo deny --locked check licenses bans sources
+
+.PHONY: advisories
+advisories: ## known vulnerabilities; needs the advisory database from the network
+	cargo deny check advisories
+
+FUZZ_SECONDS ?= 30
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZ_SECONDS (30); needs a nightly toolchain and cargo-fuzz
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+.PHONY: clean
+clean: ## removes everything that was built
+	cargo clean

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Installs what a task needs and does not have: `setup.sh build|demo|test`. May be run any number of times; asks for
+# root only if a Debian package is missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+task=${1:-build}
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+if ! command -v cargo >/dev/null; then
+    say "Rust is missing: install it from https://rustup.rs (1.95 or newer), open a new shell and try again."
+    exit 1
+fi
+
+# command or file that shows a package is there : the package
+wanted=(cc:gcc make:make pkg-config:pkg-config /usr/include/systemd/sd-daemon.h:libsystemd-dev)
+case $task in
+build) ;;
+demo) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients) ;;
+test) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients python3:python3 shellcheck:shellcheck) ;;
+*) say "unknown task '$task': use build, demo or test"; exit 2 ;;
+esac
+
+missing=()
+for entry in "${wanted[@]}"; do
+    probe=${entry%%:*} package=${entry#*:}
+    case $probe in
+    /*) [ -e "$probe" ] || missing+=("$package") ;;
+    *) command -v "$probe" >/dev/null || missing+=("$package") ;;
+    esac
+done
+# Debian's python3 has no venv of its own.
+if [ "$task" = test ] && command -v python3 >/dev/null && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+    missing+=(python3-venv)
+fi
+
+if [ ${#missing[@]} -gt 0 ]; then
+    if ! command -v apt-get >/dev/null; then
+        say "these are missing; install them with your system's package manager: ${missing[*]}"
+        exit 1
+    fi
+    as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null; then
+            say "run this as root once: apt-get install ${missing[*]}"
+            exit 1
+        fi
+        as_root=(sudo)
+    fi
+    say "installing ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+if [ "$task" = test ] && ! target/venv/bin/python -c 'import paho.mqtt' 2>/dev/null; then
+    say "installing Python's paho-mqtt into target/venv"
+    mkdir -p target
+    python3 -m venv target/venv
+    target/venv/bin/pip install --quiet --disable-pip-version-check 'paho-mqtt==2.1.0'
+fi
