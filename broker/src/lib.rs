@@ -3,6 +3,7 @@
 //! `docs/broker.md` tells how it works, what its limits are, and what of MQTT it leaves out.
 
 pub mod access;
+pub mod config;
 pub mod credentials;
 mod limits;
 pub mod plaintext;

@@ -61,7 +61,10 @@ fn without_values(message: &str) -> String {
     match (message.strip_prefix("invalid type: "), message.rsplit_once(", expected ")) {
         (Some(rest), Some((_, expected))) => {
             let kind = rest.split([' ', ',']).next().unwrap_or("value");
-            format!("a {kind} stands here, expected {expected}")
+            format!(
+                "{} {kind} stands here, expected {expected}",
+                if kind.starts_with(['a', 'i']) { "an" } else { "a" }
+            )
         }
         _ => message.replace('\n', "; "),
     }
