@@ -1,0 +1,215 @@
+//! systemd, where there is one: readiness, status line, watchdog and journal. Without it everything here does nothing,
+//! and the log goes to standard error.
+
+use std::fmt;
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use systemd::{daemon, journal};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Environment variable with the log filter, like `info,agent::uplink=debug`.
+pub const LOG_VARIABLE: &str = "R58_LOG";
+/// What this program is called in the journal.
+const IDENTIFIER: &str = "r58-fleet-agent";
+
+/// Tells systemd how the agent is. Cheap to clone.
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceManager {
+    watchdog_interval: Option<Duration>,
+}
+
+impl ServiceManager {
+    /// Looks at what systemd has put into the environment.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let watchdog_interval = match daemon::watchdog_enabled() {
+            Ok(0) => None,
+            Ok(microseconds) => Some(Duration::from_micros(microseconds)),
+            Err(error) => {
+                tracing::warn!(%error, "the watchdog's environment is wrong; the watchdog is not fed");
+                None
+            }
+        };
+        Self { watchdog_interval }
+    }
+
+    /// How often [`Self::watchdog`] has to be called, so that two calls may fail before systemd restarts the agent; none
+    /// if there is no watchdog.
+    #[must_use]
+    pub fn watchdog_interval(&self) -> Option<Duration> {
+        self.watchdog_interval.map(|limit| limit / 3)
+    }
+
+    /// The agent has started.
+    pub fn ready(&self) {
+        notify(daemon::STATE_READY, "1");
+    }
+
+    /// One line about what the agent is doing, for `systemctl status`.
+    pub fn status(&self, line: &str) {
+        let one_line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        notify(daemon::STATE_STATUS, &one_line);
+    }
+
+    /// The event loop has turned. Call it from nowhere else.
+    pub fn watchdog(&self) {
+        notify(daemon::STATE_WATCHDOG, "1");
+    }
+
+    /// The agent has begun to stop.
+    pub fn stopping(&self) {
+        notify(daemon::STATE_STOPPING, "1");
+    }
+}
+
+fn notify(key: &str, value: &str) {
+    // Without NOTIFY_SOCKET this succeeds and does nothing.
+    if let Err(error) = daemon::notify([(key, value)].iter()) {
+        tracing::debug!(%error, key, "systemd was not told");
+    }
+}
+
+/// Sends the log to the journal if systemd has connected standard error to it, else to standard error, in colour on a
+/// terminal. `verbose` shows what is of use when looking for a fault; the variable [`LOG_VARIABLE`] says more exactly.
+/// A second call in one process changes nothing.
+pub fn init_logging(verbose: bool) {
+    let level = if verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    let standard = || {
+        Targets::new()
+            .with_default(LevelFilter::WARN)
+            .with_target("agent", level)
+            .with_target(IDENTIFIER, level)
+    };
+    let wanted = std::env::var(LOG_VARIABLE).ok().filter(|text| !text.is_empty());
+    let parsed = wanted.as_deref().map(str::parse::<Targets>);
+    let (filter, bad_filter) = match parsed {
+        Some(Ok(filter)) => (filter, false),
+        Some(Err(_)) => (standard(), true),
+        None => (standard(), false),
+    };
+    let registry = tracing_subscriber::registry();
+    let started = if stderr_is_journal() {
+        registry.with(Journal.with_filter(filter)).try_init()
+    } else {
+        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
+        registry.with(lines.with_filter(filter)).try_init()
+    };
+    if started.is_ok() && bad_filter {
+        tracing::warn!("{LOG_VARIABLE} is no log filter (like info,agent::uplink=debug); it has no effect");
+    }
+}
+
+/// Whether standard error is the very stream that systemd has named; a shell may have redirected it since.
+fn stderr_is_journal() -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stat) = nix::sys::stat::fstat(std::io::stderr()) else { return false };
+    named == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+/// Hands events to journald with their level; fields are appended to the message.
+struct Journal;
+
+impl<S: Subscriber> Layer<S> for Journal {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        let metadata = event.metadata();
+        let message = format!("MESSAGE={}{}", line.message, line.fields);
+        let priority = format!("PRIORITY={}", priority(*metadata.level()));
+        let identifier = format!("SYSLOG_IDENTIFIER={IDENTIFIER}");
+        let module = format!("CODE_MODULE={}", metadata.target());
+        // There is nowhere left to complain to.
+        let _ = journal::send(&[&message, &priority, &identifier, &module]);
+    }
+}
+
+/// syslog's numbers.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: String,
+}
+
+impl Line {
+    fn add(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        use fmt::Write as _;
+        // Writing to a String cannot fail.
+        let _ = if field.name() == "message" {
+            self.message.write_fmt(value)
+        } else {
+            write!(self.fields, " {}={value}", field.name())
+        };
+    }
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, format_args!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" {
+            self.add(field, format_args!("{value}"));
+        } else {
+            self.add(field, format_args!("{value:?}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    struct Collect(Arc<Mutex<Vec<String>>>);
+
+    impl<S: Subscriber> Layer<S> for Collect {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let mut line = Line::default();
+            event.record(&mut line);
+            self.0.lock().unwrap().push(format!(
+                "{} {}{}",
+                priority(*event.metadata().level()),
+                line.message,
+                line.fields
+            ));
+        }
+    }
+
+    #[test]
+    fn a_journal_line_has_the_message_then_the_fields_and_syslogs_level() {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let subscriber = tracing_subscriber::registry().with(Collect(Arc::clone(&lines)));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(path = "a\nb", attempt = 3, error = %"refused", "cannot {}", "connect");
+        });
+        assert_eq!(*lines.lock().unwrap(), [r#"4 cannot connect path="a\nb" attempt=3 error=refused"#]);
+    }
+
+    #[test]
+    fn without_systemd_every_notification_is_harmless() {
+        let manager = ServiceManager { watchdog_interval: Some(Duration::from_secs(30)) };
+        manager.ready();
+        manager.status("two\nlines");
+        manager.watchdog();
+        manager.stopping();
+        assert_eq!(manager.watchdog_interval(), Some(Duration::from_secs(10)));
+    }
+}

@@ -1,0 +1,198 @@
+//! What a person on site wants to know, from the running agent to `r58-fleet-agent status`.
+//!
+//! The agent writes [`Status`] as JSON to `status.json` in `$RUNTIME_DIRECTORY` (a memory file system under systemd) or
+//! in its state folder, by renaming, without fsync: after a power cut the file is of no use anyway. The lock on the state
+//! folder, not this file, says whether the agent runs.
+
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::lock::{self, Holder};
+
+pub use show::{describe, duration_text};
+
+/// Name of the file.
+const STATUS_FILE: &str = "status.json";
+/// Where it is when systemd starts the agent.
+const SYSTEM_RUNTIME_DIR: &str = "/run/r58-fleet-agent";
+/// Longest file that is read, in bytes.
+const STATUS_MAX_LEN: u64 = 64 * 1024;
+
+/// How the agent stands with the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Connection {
+    /// Not connected, and about to try again.
+    Waiting,
+    /// Connecting, or connected and not yet answered by the server.
+    Connecting,
+    /// The server has answered this connection's birth.
+    Connected,
+}
+
+/// How the running agent is. Times are milliseconds since 1970 by the device's clock, unless said otherwise. Holds no
+/// credential.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent's process.
+    pub pid: u32,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// When it started.
+    pub started_at_ms: i64,
+    /// When this was written.
+    pub written_at_ms: i64,
+    /// The device.
+    pub device_id: String,
+    /// Its organisation.
+    pub org: String,
+    /// The fleet server, or the broker where no server is configured.
+    pub server: Option<String>,
+    /// Whether it is connected.
+    pub connection: Connection,
+    /// Since when `connection` is what it is.
+    pub since_ms: i64,
+    /// The broker's address in use or tried last.
+    pub link: Option<String>,
+    /// When the next attempt is due, while waiting.
+    pub next_attempt_at_ms: Option<i64>,
+    /// The last failure.
+    pub last_error: Option<String>,
+    /// When that was.
+    pub last_error_at_ms: Option<i64>,
+    /// When the server last confirmed that records are committed.
+    pub last_ack_at_ms: Option<i64>,
+    /// Records that the server has not committed.
+    pub outbox_depth: u64,
+    /// Bytes of those records.
+    pub outbox_bytes: u64,
+    /// When the last heartbeat was recorded.
+    pub last_heartbeat_at_ms: Option<i64>,
+    /// `live`, `idle` or `unknown`, and why.
+    pub app: AppSummary,
+    /// Why a command is held, if one is.
+    pub held_reason: Option<String>,
+}
+
+/// The application in a [`Status`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppSummary {
+    /// `live`, `idle` or `unknown`.
+    pub liveness: String,
+    /// Why, in words.
+    pub because: String,
+    /// Its version, if known.
+    pub version: Option<String>,
+}
+
+/// Where the running agent puts its status.
+#[derive(Debug, Clone)]
+pub struct StatusFile {
+    path: PathBuf,
+}
+
+impl StatusFile {
+    /// The file in `$RUNTIME_DIRECTORY`, or in the state folder where systemd has not made one.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        // systemd may name several folders, separated by colons.
+        let runtime = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
+        let folder = match runtime.split(':').next() {
+            Some(folder) if folder.starts_with('/') => PathBuf::from(folder),
+            _ => config.state_dir.clone(),
+        };
+        Self { path: folder.join(STATUS_FILE) }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Puts `status` in place of the earlier one. Readable by everybody, as far as the folder is.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the earlier one is then still whole.
+    pub fn write(&self, status: &Status) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(status).map_err(io::Error::other)?;
+        let temporary = self.path.with_extension("json.new");
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
+        file.write_all(&text)?;
+        drop(file);
+        fs::rename(&temporary, &self.path)
+    }
+
+    /// Takes it away, at the end of the agent.
+    pub fn remove(&self) {
+        // Whoever looks trusts the lock; one that stays behind does no harm.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What was found out about the agent of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// None runs.
+    NotRunning,
+    /// It runs, and has not written its status yet, or not where it can be read.
+    Silent {
+        /// Its process, if known.
+        pid: Option<i32>,
+    },
+    /// It runs, and this is what it says.
+    Running(Box<Status>),
+}
+
+/// It cannot be found out whether the agent runs.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot look into {folder}; run this as root (sudo)")]
+pub struct LookError {
+    /// The state folder.
+    pub folder: PathBuf,
+    /// The cause.
+    pub source: io::Error,
+}
+
+/// Looks for the agent of `config`.
+///
+/// # Errors
+/// When the state folder may not be looked into and the status file does not help either.
+pub fn look(config: &Config) -> Result<Found, LookError> {
+    look_in(&config.state_dir, Path::new(SYSTEM_RUNTIME_DIR))
+}
+
+fn look_in(state_dir: &Path, runtime_dir: &Path) -> Result<Found, LookError> {
+    match lock::running_on(state_dir) {
+        Ok(None) => Ok(Found::NotRunning),
+        Ok(Some(Holder { pid, status_file })) => {
+            let status = status_file.and_then(|path| read(&path)).map(Box::new);
+            // One left over from an agent that was killed is not this agent's.
+            let own = status.filter(|status| i64::from(status.pid) == pid.map_or(-1, i64::from));
+            Ok(own.map_or(Found::Silent { pid }, Found::Running))
+        }
+        // Somebody without the right to look at the lock may still read what the agent says, if that agent lives.
+        Err(source) => match read(&runtime_dir.join(STATUS_FILE)) {
+            Some(status) if i32::try_from(status.pid).is_ok_and(lock::is_alive) => {
+                Ok(Found::Running(Box::new(status)))
+            }
+            _ => Err(LookError { folder: state_dir.to_owned(), source }),
+        },
+    }
+}
+
+fn read(path: &Path) -> Option<Status> {
+    let mut bytes = Vec::new();
+    fs::File::open(path).ok()?.take(STATUS_MAX_LEN).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}

@@ -1,0 +1,93 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::lock::StateLock;
+
+fn status() -> Status {
+    Status {
+        pid: std::process::id(),
+        agent_version: "0.1.0".into(),
+        started_at_ms: 1_000_000,
+        written_at_ms: 4_000_000,
+        device_id: "studio-001".into(),
+        org: "default".into(),
+        server: Some("https://fleet.example.com".into()),
+        connection: Connection::Connected,
+        since_ms: 3_000_000,
+        link: Some("mqtts://fleet.example.com".into()),
+        next_attempt_at_ms: None,
+        last_error: Some("broken\u{1b}[2Jpipe".into()),
+        last_error_at_ms: Some(2_900_000),
+        last_ack_at_ms: Some(3_990_000),
+        outbox_depth: 2,
+        outbox_bytes: 180,
+        last_heartbeat_at_ms: Some(3_960_000),
+        app: AppSummary { liveness: "live".into(), because: "it says recording".into(), version: None },
+        held_reason: None,
+    }
+}
+
+#[test]
+fn the_words_say_connection_outbox_error_and_application() {
+    let text = describe(&status(), 4_000_000);
+    for part in [
+        "connected for 16 min 40 s",
+        "https://fleet.example.com",
+        "studio-001, organisation default",
+        "2 records (1 KiB) not yet confirmed",
+        "Last confirmation  10 s ago",
+        "(18 min 20 s ago)",
+        "live (it says recording)",
+        "running for 50 min 0 s",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert!(!text.contains('\u{1b}'));
+}
+
+#[test]
+fn an_agent_that_waits_says_when_it_tries_again() {
+    let waiting = Status { connection: Connection::Waiting, next_attempt_at_ms: Some(4_090_000), ..status() };
+    assert!(
+        describe(&waiting, 4_000_000).contains("not connected for 16 min 40 s; next attempt in 1 min 30 s")
+    );
+}
+
+#[test]
+fn durations_have_their_two_largest_units() {
+    let texts = [-5, 59_999, 61_000, 3_660_000, 90_000_000].map(duration_text);
+    assert_eq!(texts, ["0 s", "59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
+}
+
+#[test]
+fn the_lock_decides_whether_the_agent_runs_and_not_an_old_status_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("run");
+    let file = StatusFile { path: folder.path().join(STATUS_FILE) };
+    file.write(&status()).unwrap();
+    assert_eq!(look_in(folder.path(), &nowhere).unwrap(), Found::NotRunning);
+
+    let mut lock = StateLock::take(folder.path()).unwrap();
+    let pid = i32::try_from(std::process::id()).ok();
+    assert_eq!(look_in(folder.path(), &nowhere).unwrap(), Found::Silent { pid });
+    lock.announce(file.path()).unwrap();
+    assert_eq!(look_in(folder.path(), &nowhere).unwrap(), Found::Running(Box::new(status())));
+
+    file.write(&Status { pid: 1, ..status() }).unwrap();
+    assert_eq!(look_in(folder.path(), &nowhere).unwrap(), Found::Silent { pid });
+    fs::write(file.path(), "{").unwrap();
+    assert_eq!(look_in(folder.path(), &nowhere).unwrap(), Found::Silent { pid });
+    file.remove();
+    drop(lock);
+    assert_eq!(look_in(folder.path(), &nowhere).unwrap(), Found::NotRunning);
+}
+
+#[test]
+fn a_status_file_is_replaced_whole_and_survives_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = StatusFile { path: folder.path().join(STATUS_FILE) };
+    file.write(&status()).unwrap();
+    file.write(&Status { outbox_depth: 7, ..status() }).unwrap();
+    assert_eq!(read(file.path()).unwrap().outbox_depth, 7);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}

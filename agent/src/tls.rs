@@ -1,0 +1,153 @@
+//! Whom the device trusts, and how it shows who it is, over TLS: the same for HTTPS and MQTT.
+//!
+//! Trusted are the authorities in `CA_FILE` alone if it is set, else those of the system
+//! (`/etc/ssl/certs/ca-certificates.crt`, or the file that `SSL_CERT_FILE` names).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use zeroize::Zeroizing;
+
+use crate::config::Config;
+
+/// Where Debian keeps the authorities that the system trusts.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Longest file with certificates or a key, in bytes.
+const PEM_MAX_LEN: u64 = 4 * 1024 * 1024;
+
+/// TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {path} ({what})")]
+    Read {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// There is no list of authorities.
+    #[error("{path} does not exist: install the package ca-certificates, or set CA_FILE")]
+    NoAuthorities {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file does not hold what it has to.
+    #[error("{path} holds no {what} in PEM form")]
+    Pem {
+        /// What it has to hold.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Certificate and key do not fit.
+    #[error("CLIENT_CERT {cert} cannot be used with CLIENT_KEY {key}")]
+    Identity {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// The cause.
+        source: rustls::Error,
+    },
+    /// The cryptography does not offer what is needed.
+    #[error("cannot set up TLS")]
+    Setup(#[source] rustls::Error),
+}
+
+struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+/// What rustls needs for a connection to the fleet server or broker.
+///
+/// # Errors
+/// When a file is missing or does not hold what it has to.
+pub fn client_config(config: &Config) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    // A list of a hundred authorities may have one that rustls does not like; the others are still good.
+    let (usable, _) = roots.add_parsable_certificates(authorities(config)?);
+    if usable == 0 {
+        return Err(TlsError::Pem { what: "usable authority certificate", path: authorities_file(config) });
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?
+        .with_root_certificates(roots);
+    let client = match (identity(config)?, &config.client_cert, &config.client_key) {
+        (Some(identity), Some(cert), Some(key)) => builder
+            .with_client_auth_cert(identity.chain, identity.key)
+            .map_err(|source| TlsError::Identity { cert: cert.clone(), key: key.clone(), source })?,
+        _ => builder.with_no_client_auth(),
+    };
+    Ok(Arc::new(client))
+}
+
+/// The same for the HTTP client.
+pub(crate) fn http_config(config: &Config) -> Result<ureq::tls::TlsConfig, TlsError> {
+    use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
+    let owned = |der: &CertificateDer<'_>| Certificate::from_der(der.as_ref()).to_owned();
+    let roots: Vec<_> = authorities(config)?.iter().map(owned).collect();
+    let client = match (&config.client_cert, &config.client_key) {
+        (Some(cert), Some(key)) => {
+            let chain: Vec<_> = certificates("certificate", cert)?.iter().map(owned).collect();
+            let parsed = PrivateKey::from_pem(&read_key(key)?);
+            let key = parsed.map_err(|_| TlsError::Pem { what: "private key", path: key.clone() })?;
+            Some(ClientCert::new_with_certs(&chain, key))
+        }
+        _ => None,
+    };
+    Ok(TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots)).client_cert(client).build())
+}
+
+fn authorities_file(config: &Config) -> PathBuf {
+    let system =
+        || std::env::var_os("SSL_CERT_FILE").map_or_else(|| SYSTEM_AUTHORITIES.into(), PathBuf::from);
+    config.ca_file.clone().unwrap_or_else(system)
+}
+
+fn authorities(config: &Config) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let path = authorities_file(config);
+    if config.ca_file.is_none() && !path.exists() {
+        return Err(TlsError::NoAuthorities { path });
+    }
+    certificates("authority certificate", &path)
+}
+
+fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bytes = read(what, path)?;
+    let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().unwrap_or_default();
+    if all.is_empty() { Err(TlsError::Pem { what, path: path.to_owned() }) } else { Ok(all) }
+}
+
+fn identity(config: &Config) -> Result<Option<Identity>, TlsError> {
+    let (Some(cert), Some(key)) = (&config.client_cert, &config.client_key) else { return Ok(None) };
+    let chain = certificates("certificate", cert)?;
+    let parsed = PrivateKeyDer::from_pem_slice(&read_key(key)?);
+    let key = parsed.map_err(|_| TlsError::Pem { what: "private key", path: key.clone() })?;
+    Ok(Some(Identity { chain, key }))
+}
+
+fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    read("private key", path).map(Zeroizing::new)
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    let failed = |source| TlsError::Read { what, path: path.to_owned(), source };
+    let len = fs::metadata(path).map_err(failed)?.len();
+    if len > PEM_MAX_LEN {
+        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 4 MiB")));
+    }
+    fs::read(path).map_err(failed)
+}
