@@ -1,5 +1,6 @@
 //! The database: the truth of the whole system. Use it through [`Store`]; one module for each group of tables.
 
+pub mod device_state;
 mod engine;
 mod lock;
 mod migrate;

@@ -1,0 +1,3 @@
+//! Pure decisions: no socket, file, clock or task in here.
+
+pub mod sample;
