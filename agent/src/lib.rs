@@ -1,11 +1,15 @@
 //! The device agent.
 
+pub mod backoff;
 pub mod config;
 pub mod connect;
 pub mod http;
 pub mod kernel;
 pub mod lock;
 pub mod metrics;
+pub mod outbox;
+pub mod record;
 pub mod service_manager;
+pub mod state;
 pub mod status;
 pub mod tls;

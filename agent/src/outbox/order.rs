@@ -1,0 +1,82 @@
+//! The order of sending: command reports, then the newest heartbeat, then the rest, oldest first.
+
+use protocol::codec::limit;
+
+use super::{Entry, Kind, Outbox, STAMP_BYTES, Standing};
+
+impl Outbox {
+    /// The records to send next, all of one kind, ascending; empty if none waits. They fit one payload, and
+    /// `room_bytes` if more than one.
+    #[must_use]
+    pub fn next_to_send(&mut self, room_bytes: usize) -> (Kind, Vec<u64>) {
+        while self.entries.get(self.waiting_from).is_some_and(|entry| !entry.standing.is_waiting()) {
+            self.waiting_from += 1;
+        }
+        if let Some(first) = self.first_waiting(self.waiting_from, |kind| kind == Kind::Report) {
+            return (Kind::Report, self.batch_from(first, room_bytes));
+        }
+        let newest = self.entries.iter().rev().find(|entry| entry.kind == Kind::Heartbeat);
+        if let Some(newest) = newest.filter(|entry| entry.standing.is_waiting()) {
+            return (Kind::Heartbeat, vec![newest.seq]);
+        }
+        match self.first_waiting(self.waiting_from, |_| true) {
+            Some(first) => (self.entries[first].kind, self.batch_from(first, room_bytes)),
+            None => (Kind::Heartbeat, Vec::new()),
+        }
+    }
+
+    /// Whether any record waits to be sent.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        self.first_waiting(self.waiting_from, |_| true).is_some()
+    }
+
+    /// Notes that these were handed to the link.
+    pub fn mark_sent(&mut self, seqs: &[u64]) {
+        self.mark(seqs, |standing| if standing.is_waiting() { Standing::Sent } else { standing });
+    }
+
+    /// These must be sent again, unless they have been acknowledged.
+    pub fn mark_waiting(&mut self, seqs: &[u64]) {
+        self.mark(seqs, |standing| if standing == Standing::Sent { Standing::Pending } else { standing });
+        self.waiting_from = 0;
+    }
+
+    fn mark(&mut self, seqs: &[u64], change: impl Fn(Standing) -> Standing) {
+        for seq in seqs {
+            if let Some(at) = self.position(*seq) {
+                self.entries[at].standing = change(self.entries[at].standing);
+            }
+        }
+    }
+
+    fn first_waiting(&self, from: usize, of_kind: impl Fn(Kind) -> bool) -> Option<usize> {
+        let wanted = |entry: &Entry| entry.standing.is_waiting() && of_kind(entry.kind);
+        self.entries.range(from.min(self.entries.len())..).position(wanted).map(|at| from + at)
+    }
+
+    /// The waiting entry at `first` and those of its kind that follow it among the waiting ones. Reports overtake
+    /// everything, so other kinds between them are skipped; anywhere else another kind ends the batch.
+    fn batch_from(&self, first: usize, room_bytes: usize) -> Vec<u64> {
+        let kind = self.entries[first].kind;
+        let Some(most) = kind.max_batch_bytes() else { return vec![self.entries[first].seq] };
+        // The array's own header takes up to 5 bytes.
+        let mut left = most.min(room_bytes).saturating_sub(5);
+        let mut batch = Vec::new();
+        for entry in self.entries.range(first..).filter(|entry| entry.standing.is_waiting()) {
+            if entry.kind != kind {
+                if kind == Kind::Report {
+                    continue;
+                }
+                break;
+            }
+            let bytes = entry.body_bytes as usize + STAMP_BYTES;
+            if !batch.is_empty() && (bytes > left || batch.len() == limit::RECORDS_PER_BATCH) {
+                break;
+            }
+            left = left.saturating_sub(bytes);
+            batch.push(entry.seq);
+        }
+        batch
+    }
+}

@@ -1,0 +1,291 @@
+//! The state database: who this device is to the server, and what must not be lost.
+//!
+//! Layout of the state folder:
+//! - `lock`: held while an agent runs.
+//! - `db/state.db` (and its log beside it): identity, outbox, command journal.
+//! - `journal-high`: the highest journal number in use; see `journal_high.rs`.
+//! - `damaged-NNNNNN-TIME/`: former `db/` folders that could not be trusted; the last two are kept.
+//!
+//! Invariants:
+//! - A record has been fsynced before anybody sees its number.
+//! - Sequence, connection and journal numbers never go down and are never given out twice while the state id is the
+//!   same.
+//! - The database's journal does not end below the number in `journal-high`.
+//!
+//! Recovery: at every start the database must pass SQLite's own check and the ones in `schema.rs`. One that does not is
+//! set aside, and a new one is made with a new state id. A full or read-only disk is not damage: it is reported, and
+//! tried again.
+
+mod error;
+mod journal_high;
+mod open;
+mod schema;
+mod set_aside;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use protocol::codec::{self, limit};
+use protocol::id::{CommandId, StateId};
+use protocol::ranges::RangeSet;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+
+pub use error::{Damage, StateError};
+pub use open::{Opened, SetAside};
+pub use worker::StateThread;
+
+use crate::outbox::{Change, Kind, Loaded, Row};
+use crate::record;
+
+/// Journal entries kept at least, and at most whatever their time: the clock may be wrong in both directions.
+const JOURNAL_ALWAYS_KEPT: u64 = 1_000;
+const JOURNAL_NEVER_MORE: u64 = 20_000;
+
+/// The open state database. One thread uses it.
+#[derive(Debug)]
+pub struct State {
+    connection: Connection,
+    state_id: StateId,
+    dir: PathBuf,
+    path: PathBuf,
+    /// Held for as long as the database is open.
+    _lock: File,
+}
+
+/// An entry for the command journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalEntry {
+    /// The command.
+    pub command_id: CommandId,
+    /// What became of it.
+    pub state: String,
+    /// The id must be remembered until then: milliseconds since 1970.
+    pub kept_until_ms: i64,
+}
+
+/// What became of a journal entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Journalled {
+    /// It is in the journal now, under this number.
+    New(u64),
+    /// The command was there already: nothing was changed.
+    Known,
+}
+
+impl State {
+    /// The identity of this database.
+    #[must_use]
+    pub fn state_id(&self) -> StateId {
+        self.state_id
+    }
+
+    /// Everything that the outbox's index is made of.
+    ///
+    /// # Errors
+    /// The database cannot be read, or what is in it makes no sense.
+    pub fn load(&self) -> Result<Loaded, StateError> {
+        let (next_seq, committed): (u64, Vec<u8>) = self.sql(
+            "read the identity",
+            self.connection
+                .query_row("SELECT next_seq, committed FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?))),
+        )?;
+        let mut loaded =
+            Loaded { next_seq, committed: self.decode_committed(&committed)?, ..Loaded::default() };
+        let rows = self.connection.prepare("SELECT seq, kind, length(body) FROM outbox ORDER BY seq");
+        let mut statement = self.sql("list the outbox", rows)?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, u8>(1)?, row.get(2)?)));
+        for row in self.sql("list the outbox", rows)? {
+            let (seq, number, body_bytes): (u64, u8, u32) = self.sql("list the outbox", row)?;
+            loaded.records.push((seq, self.kind(number)?, body_bytes));
+        }
+        let voids = loaded.records.iter().filter(|record| record.1 == Kind::Void).map(|record| record.0);
+        for row in self.rows(&voids.collect::<Vec<u64>>())? {
+            loaded.voids.push((row.seq, record::gone(&row.body)));
+        }
+        Ok(loaded)
+    }
+
+    /// The stored records with these numbers, in that order; numbers that are not there are left out.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn rows(&self, seqs: &[u64]) -> Result<Vec<Row>, StateError> {
+        let statement = self.connection.prepare_cached("SELECT kind, body FROM outbox WHERE seq = ?1");
+        let mut statement = self.sql("read the outbox", statement)?;
+        let mut rows = Vec::with_capacity(seqs.len());
+        for &seq in seqs {
+            let found = statement.query_row([seq], |row| Ok((row.get::<_, u8>(0)?, row.get(1)?))).optional();
+            if let Some((number, body)) = self.sql("read the outbox", found)? {
+                rows.push(Row { seq, kind: self.kind(number)?, body });
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Makes a change, all or nothing; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub fn commit(&mut self, change: &Change) -> Result<(), StateError> {
+        self.transaction("store records", |transaction| write_change(transaction, change))
+    }
+
+    /// Takes the next connection number.
+    ///
+    /// # Errors
+    /// It was not taken.
+    pub fn next_connection(&mut self) -> Result<u64, StateError> {
+        self.transaction("take a connection number", |transaction| {
+            transaction.query_row(
+                "UPDATE meta SET connection = connection + 1 RETURNING connection",
+                [],
+                |row| row.get(0),
+            )
+        })
+    }
+
+    /// Enters a command into the journal together with `change`, unless its id is there already. When this returns
+    /// [`Journalled::New`], database and `journal-high` both have its number on disk, and its effect may start.
+    ///
+    /// # Errors
+    /// Its effect must not start. If the database took the entry, the id counts as known from now on.
+    pub fn journal(
+        &mut self,
+        entry: &JournalEntry,
+        change: &Change,
+        now_ms: i64,
+    ) -> Result<Journalled, StateError> {
+        let journalled = self.transaction("write the command journal", |transaction| {
+            let known: bool = transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM journal WHERE command_id = ?1)",
+                [entry.command_id.as_str()],
+                |row| row.get(0),
+            )?;
+            if known {
+                return Ok(Journalled::Known);
+            }
+            prune_journal(transaction, now_ms)?;
+            let number: u64 = transaction.query_row(
+                "UPDATE meta SET journal_number = journal_number + 1 RETURNING journal_number",
+                [],
+                |row| row.get(0),
+            )?;
+            transaction.execute(
+                "INSERT INTO journal (number, command_id, state, kept_until_ms) VALUES (?1, ?2, ?3, ?4)",
+                (number, entry.command_id.as_str(), &entry.state, entry.kept_until_ms),
+            )?;
+            write_change(transaction, change)?;
+            Ok(Journalled::New(number))
+        })?;
+        if let Journalled::New(number) = journalled {
+            journal_high::write(&self.dir, number)?;
+        }
+        Ok(journalled)
+    }
+
+    /// Whether a command is in the journal.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn knows_command(&self, id: &CommandId) -> Result<bool, StateError> {
+        let known = self.connection.query_row(
+            "SELECT EXISTS (SELECT 1 FROM journal WHERE command_id = ?1)",
+            [id.as_str()],
+            |row| row.get(0),
+        );
+        self.sql("read the command journal", known)
+    }
+
+    /// Gives the state a new identity. Of the outbox only `take_over` (ascending) is kept, numbered from 1 in the same
+    /// order; connection and journal numbers go on.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub fn renew(&mut self, take_over: &[u64]) -> Result<StateId, StateError> {
+        let id = open::new_state_id()?;
+        self.transaction("give the state a new identity", |transaction| {
+            let mut next = 1u64;
+            let mut kept_to = 0u64;
+            for &seq in take_over {
+                transaction.execute("DELETE FROM outbox WHERE seq > ?1 AND seq < ?2", (kept_to, seq))?;
+                // Numbers only move down, past ones that have moved already: they never meet.
+                next += transaction.execute("UPDATE outbox SET seq = ?1 WHERE seq = ?2", (next, seq))? as u64;
+                kept_to = seq;
+            }
+            transaction.execute("DELETE FROM outbox WHERE seq > ?1 AND seq >= ?2", (kept_to, next))?;
+            transaction.execute(
+                "UPDATE meta SET state_id = ?1, next_seq = ?2, committed = x''",
+                (&id.0[..], next),
+            )?;
+            Ok(())
+        })?;
+        self.state_id = id;
+        Ok(id)
+    }
+
+    fn transaction<T>(
+        &mut self,
+        operation: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StateError> {
+        let run = || {
+            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let done = work(&transaction)?;
+            transaction.commit()?;
+            Ok(done)
+        };
+        run().map_err(|source| StateError::database(operation, &self.path, source))
+    }
+
+    fn sql<T>(&self, operation: &'static str, result: rusqlite::Result<T>) -> Result<T, StateError> {
+        result.map_err(|source| StateError::database(operation, &self.path, source))
+    }
+
+    fn kind(&self, number: u8) -> Result<Kind, StateError> {
+        Kind::from_number(number).ok_or_else(|| {
+            StateError::damaged(&self.path, Damage::Inconsistent("a record is of an unknown kind"))
+        })
+    }
+
+    fn decode_committed(&self, bytes: &[u8]) -> Result<RangeSet, StateError> {
+        if bytes.is_empty() {
+            return Ok(RangeSet::new());
+        }
+        codec::decode(bytes, limit::LARGEST_BYTES).map_err(|_| {
+            StateError::damaged(&self.path, Damage::Inconsistent("the committed numbers are unreadable"))
+        })
+    }
+}
+
+fn write_change(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
+    let mut delete = transaction.prepare_cached("DELETE FROM outbox WHERE seq = ?1")?;
+    for &seq in &change.delete {
+        delete.execute([seq])?;
+    }
+    let mut insert =
+        transaction.prepare_cached("INSERT INTO outbox (seq, kind, body) VALUES (?1, ?2, ?3)")?;
+    for row in &change.insert {
+        insert.execute((row.seq, row.kind.number(), &row.body))?;
+    }
+    transaction.execute("UPDATE meta SET next_seq = max(next_seq, ?1)", [change.next_seq])?;
+    if let Some(committed) = &change.committed {
+        let bytes = codec::encode_packed(committed)
+            .map_err(|source| rusqlite::Error::ToSqlConversionFailure(Box::new(source)))?;
+        transaction.execute("UPDATE meta SET committed = ?1", [bytes])?;
+    }
+    Ok(())
+}
+
+/// Forgets entries that are past their time, and the oldest if there are far too many.
+fn prune_journal(transaction: &Transaction<'_>, now_ms: i64) -> rusqlite::Result<()> {
+    let newest: u64 = transaction.query_row("SELECT journal_number FROM meta", [], |row| row.get(0))?;
+    transaction.execute(
+        "DELETE FROM journal WHERE number <= ?1 AND (kept_until_ms < ?2 OR number <= ?3)",
+        (newest.saturating_sub(JOURNAL_ALWAYS_KEPT), now_ms, newest.saturating_sub(JOURNAL_NEVER_MORE)),
+    )?;
+    Ok(())
+}

@@ -1,0 +1,194 @@
+#![allow(clippy::unwrap_used)]
+
+mod crash;
+mod damage;
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+use crate::outbox::{BUDGET_BYTES, Outbox};
+
+pub(super) const NOW_MS: i64 = 1_766_916_000_000;
+
+pub(super) fn open(dir: &Path) -> State {
+    let opened = State::open(dir, NOW_MS).unwrap();
+    assert_eq!(opened.set_aside, None);
+    opened.state
+}
+
+pub(super) fn outbox(state: &State) -> Outbox {
+    Outbox::load(state.load().unwrap(), BUDGET_BYTES)
+}
+
+/// Commits one record and returns its number.
+pub(super) fn append(state: &mut State, outbox: &mut Outbox, kind: Kind, body: Vec<u8>) -> u64 {
+    let change = outbox.plan(kind, body, NOW_MS).unwrap();
+    state.commit(&change).unwrap();
+    outbox.apply(&change);
+    change.insert.last().unwrap().seq
+}
+
+fn entry(id: &str) -> JournalEntry {
+    JournalEntry { command_id: id.parse().unwrap(), state: "rejected".to_owned(), kept_until_ms: NOW_MS }
+}
+
+pub(super) fn journal(state: &mut State, id: &str) -> Journalled {
+    let change = Change { next_seq: state.load().unwrap().next_seq, ..Change::default() };
+    state.journal(&entry(id), &change, NOW_MS).unwrap()
+}
+
+#[test]
+fn records_numbers_and_identity_survive_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    let mut index = outbox(&state);
+    let id = state.state_id();
+    assert_eq!(append(&mut state, &mut index, Kind::Heartbeat, vec![1; 90]), 1);
+    assert_eq!(append(&mut state, &mut index, Kind::Event, vec![2; 10]), 2);
+    assert_eq!(state.next_connection().unwrap(), 1);
+    drop(state);
+
+    let mut state = open(dir.path());
+    assert_eq!(state.state_id(), id);
+    assert_eq!(state.next_connection().unwrap(), 2);
+    let loaded = state.load().unwrap();
+    assert_eq!(loaded.next_seq, 3);
+    assert_eq!(loaded.records, [(1, Kind::Heartbeat, 90), (2, Kind::Event, 10)]);
+    let rows = state.rows(&[2, 7, 1]).unwrap();
+    assert_eq!(rows.iter().map(|row| (row.seq, row.body.len())).collect::<Vec<_>>(), [(2, 10), (1, 90)]);
+}
+
+#[test]
+fn numbers_are_not_reused_when_every_record_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    let mut index = outbox(&state);
+    append(&mut state, &mut index, Kind::Heartbeat, vec![1]);
+    let change = Change { delete: vec![1], next_seq: 2, ..Change::default() };
+    state.commit(&change).unwrap();
+    drop(state);
+    assert_eq!(open(dir.path()).load().unwrap().next_seq, 2);
+}
+
+#[test]
+fn what_the_server_has_committed_is_remembered_with_the_next_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    let mut index = outbox(&state);
+    for _ in 0..3 {
+        append(&mut state, &mut index, Kind::Heartbeat, vec![1]);
+    }
+    index.mark_sent(&[1, 2, 3]);
+    index.take_committed(&[(1, 2)].into_iter().collect());
+    append(&mut state, &mut index, Kind::Heartbeat, vec![1]);
+    drop(state);
+    let index = outbox(&open(dir.path()));
+    assert_eq!(index.committed().as_slice(), [(1, 2)]);
+    assert_eq!(index.depth(), 2);
+}
+
+#[test]
+fn a_new_identity_takes_over_what_is_not_committed_and_numbers_it_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    let mut index = outbox(&state);
+    for n in 1..=9u8 {
+        append(&mut state, &mut index, if n == 6 { Kind::Void } else { Kind::Heartbeat }, vec![n]);
+    }
+    index.mark_sent(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    index.take_committed(&[(1, 2), (5, 5)].into_iter().collect());
+    state.next_connection().unwrap();
+    let before = state.state_id();
+    let after = state.renew(&index.to_take_over()).unwrap();
+    assert_ne!(before, after);
+    assert_eq!(state.state_id(), after);
+
+    let loaded = state.load().unwrap();
+    let bodies: Vec<u8> = state.rows(&[1, 2, 3, 4, 5]).unwrap().iter().map(|row| row.body[0]).collect();
+    assert_eq!(bodies, [3, 4, 7, 8, 9]);
+    assert_eq!((loaded.next_seq, loaded.records.len(), loaded.committed.is_empty()), (6, 5, true));
+    assert_eq!(state.next_connection().unwrap(), 2);
+    drop(state);
+    assert_eq!(open(dir.path()).state_id(), after);
+}
+
+#[test]
+fn a_new_identity_with_nothing_to_take_over_begins_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    let mut index = outbox(&state);
+    append(&mut state, &mut index, Kind::Heartbeat, vec![1]);
+    state.renew(&[]).unwrap();
+    let loaded = state.load().unwrap();
+    assert_eq!((loaded.next_seq, loaded.records.len()), (1, 0));
+}
+
+#[test]
+fn a_command_is_journalled_once_and_its_number_is_in_the_file_beside_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    assert_eq!(journal(&mut state, "a"), Journalled::New(1));
+    assert_eq!(journal(&mut state, "b"), Journalled::New(2));
+    assert_eq!(journal(&mut state, "a"), Journalled::Known);
+    assert!(state.knows_command(&"b".parse().unwrap()).unwrap());
+    assert!(!state.knows_command(&"c".parse().unwrap()).unwrap());
+    assert_eq!(fs::read_to_string(dir.path().join("journal-high")).unwrap(), "2\n");
+    drop(state);
+    assert_eq!(journal(&mut open(dir.path()), "b"), Journalled::Known);
+}
+
+#[test]
+fn the_journal_forgets_old_entries_but_never_the_newest_thousand() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    state.connection.execute_batch("PRAGMA synchronous = OFF").unwrap();
+    for n in 0..1_010 {
+        let old = JournalEntry { kept_until_ms: 0, ..entry(&format!("c{n}")) };
+        let change = Change { next_seq: 1, ..Change::default() };
+        state.journal(&old, &change, i64::MAX).unwrap();
+    }
+    assert!(!state.knows_command(&"c0".parse().unwrap()).unwrap());
+    assert!(state.knows_command(&"c10".parse().unwrap()).unwrap());
+}
+
+#[test]
+fn a_second_agent_on_the_same_folder_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path());
+    let error = State::open(dir.path(), NOW_MS).unwrap_err();
+    assert!(matches!(error, StateError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains("another agent is using"), "{error}");
+    drop(first);
+    open(dir.path());
+}
+
+#[test]
+fn a_record_that_does_not_fit_on_the_disk_is_an_error_that_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    let mut index = outbox(&state);
+    append(&mut state, &mut index, Kind::Heartbeat, vec![1]);
+    let pages: i64 = state.connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+    state.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+    let change = index.plan(Kind::Log, vec![7; 100_000], NOW_MS).unwrap();
+    let error = state.commit(&change).unwrap_err();
+    assert!(error.is_disk_full(), "{error:?}");
+    assert!(error.to_string().contains("check that the disk has room"), "{error}");
+    assert_eq!(state.load().unwrap().records, [(1, Kind::Heartbeat, 1)]);
+
+    state.connection.query_row("PRAGMA max_page_count = 10000", [], |_| Ok(())).unwrap();
+    state.commit(&change).unwrap();
+}
+
+#[tokio::test]
+async fn the_database_thread_answers_and_closes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (thread, set_aside) = StateThread::open(dir.path().to_owned(), NOW_MS).await.unwrap();
+    assert_eq!(set_aside, None);
+    assert_eq!(thread.call(State::next_connection).await.unwrap(), 1);
+    assert!(matches!(StateThread::open(dir.path().to_owned(), NOW_MS).await, Err(StateError::InUse { .. })));
+    thread.close();
+    let (thread, _) = StateThread::open(dir.path().to_owned(), NOW_MS).await.unwrap();
+    assert_eq!(thread.call(State::next_connection).await.unwrap(), 2);
+}
