@@ -1,13 +1,22 @@
 //! What every request, message and worker shares.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
+use broker::PrincipalKey;
+use protocol::id::{DeviceId, OrgSlug, UserName};
 use tokio::sync::Notify;
 
-use crate::{clock::Clock, config::Config, store::Store};
+use crate::{
+    auth::{AuthState, mqtt::LiveConnections},
+    clock::Clock,
+    config::Config,
+    store::Store,
+};
 
 /// The running server's parts; handlers get it as `Arc<AppState>`.
-#[derive(Debug)]
 pub struct AppState {
     /// The database.
     pub store: Store,
@@ -17,6 +26,41 @@ pub struct AppState {
     pub clock: Clock,
     /// Wakes workers before their timer does.
     pub nudges: Nudges,
+    /// Signs people in, checks tokens, counts failures.
+    pub auth: AuthState,
+    /// The broker's connections; set once it runs, as it needs this state to check who connects.
+    pub live: OnceLock<Arc<dyn LiveConnections>>,
+}
+
+impl std::fmt::Debug for AppState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppState").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl AppState {
+    /// The parts, before the broker runs.
+    #[must_use]
+    pub fn new(store: Store, config: Config, clock: Clock, auth: AuthState) -> Self {
+        Self { store, config, clock, nudges: Nudges::default(), auth, live: OnceLock::new() }
+    }
+
+    /// Ends the live connections of a device: its token has died, or it was decommissioned.
+    pub fn end_device(&self, org: &OrgSlug, device: &DeviceId) {
+        self.end(&PrincipalKey::Device { org: org.clone(), device: device.clone() });
+    }
+
+    /// Ends the live connections of a person.
+    pub fn end_person(&self, org: &OrgSlug, user: &UserName) {
+        self.end(&PrincipalKey::Person { org: org.clone(), user: user.clone() });
+    }
+
+    fn end(&self, who: &PrincipalKey) {
+        if let Some(live) = self.live.get() {
+            let ended = live.end(who);
+            tracing::info!(%who, ended, "ended live connections");
+        }
+    }
 }
 
 /// A worker that can be woken.

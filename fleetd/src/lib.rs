@@ -4,7 +4,9 @@
 //! and the pure `domain`. `app` holds what they share.
 
 pub mod app;
+pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod service;
 pub mod store;

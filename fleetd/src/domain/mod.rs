@@ -1,3 +1,12 @@
-//! Pure decisions: no socket, file, clock or task in here.
+//! Pure decisions and checked types: no socket, file, clock or task in here.
 
+pub mod audit;
+pub mod device;
+pub mod enrollment;
+pub mod fields;
+pub mod network;
+pub mod org;
 pub mod sample;
+pub mod summary;
+pub mod time;
+pub mod user;

@@ -162,6 +162,14 @@ impl Row {
     }
 }
 
+/// Text that its type's own rules can read.
+///
+/// # Errors
+/// [`StoreError::Column`] when the column is absent, not text, or refused by the type.
+pub(super) fn parse_column<T: std::str::FromStr>(row: &Row, column: &str) -> Result<T, StoreError> {
+    row.text(column)?.parse().map_err(|_| wrong_column(column, "a value of its type"))
+}
+
 fn wrong_column(column: &str, expected: &'static str) -> StoreError {
     StoreError::Column { column: column.to_owned(), expected }
 }

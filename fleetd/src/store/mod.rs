@@ -1,15 +1,23 @@
 //! The database: the truth of the whole system. Use it through [`Store`]; one module for each group of tables.
 
+pub mod audit;
+pub mod credentials;
 pub mod device_state;
+pub mod devices;
 mod engine;
+pub mod enrollment_keys;
 mod lock;
 mod migrate;
+pub mod orgs;
 mod sqlite;
+pub mod summaries;
 #[cfg(test)]
 mod tests;
+pub mod users;
 
 use std::{borrow::Cow, path::Path, sync::Arc, time::Duration};
 
+use engine::parse_column;
 pub use engine::{Outcome, Row, Statement, StoreError, Value, operation};
 pub use lock::{DataLock, LockError, make_data_dir};
 pub use migrate::known_version;

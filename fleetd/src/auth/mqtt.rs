@@ -1,0 +1,142 @@
+//! Who may connect over MQTT, decided by the database.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use broker::{Authentication, Authenticator, ConnectAttempt, Principal, PrincipalKey, Refusal};
+use protocol::id::{DeviceId, OrgSlug, UserName};
+
+use super::caller::person_by_api_key;
+use super::token::{TOKEN_LEN, TOKEN_MAX_LEN, TokenHash};
+use crate::app::AppState;
+use crate::config::Secret;
+use crate::domain::user::Email;
+use crate::service::Error;
+use crate::store::credentials;
+use crate::store::users::{self, StoredUser};
+
+/// What the rest of the server needs of the broker beside it: connections that can be ended.
+pub trait LiveConnections: Send + Sync + 'static {
+    /// Ends every live connection of a principal, and says how many there were.
+    fn end(&self, who: &PrincipalKey) -> usize;
+    /// Whether the broker works.
+    fn healthy(&self) -> bool;
+}
+
+/// Checks user names and passwords of MQTT clients against the database.
+///
+/// Devices send `{org}/{device}` and their token; people `{org}/{user}` or their e-mail address and an API key or
+/// their password.
+#[derive(Debug)]
+pub struct DatabaseAuthenticator {
+    app: Arc<AppState>,
+}
+
+impl DatabaseAuthenticator {
+    /// Uses the parts of the running server.
+    #[must_use]
+    pub fn new(app: Arc<AppState>) -> Self {
+        Self { app }
+    }
+
+    async fn check(&self, attempt: ConnectAttempt) -> Result<Principal, Refusal> {
+        let address = attempt.peer.ip();
+        if attempt.transport.is_plaintext() && !self.app.auth.proxies.plaintext_allowed(address) {
+            return Err(Refusal::PlaintextForbidden);
+        }
+        let (Some(name), Some(password)) = (attempt.username, attempt.password) else {
+            return Err(Refusal::BadCredentials);
+        };
+        let Some(password) = password.as_str().map(|text| Secret::new(text.to_owned())) else {
+            return Err(self.failed(address, &name));
+        };
+        if let Some((org, local)) = split(&name)
+            && let Some(device) = self.device(&org, local, &password).await?
+        {
+            return Ok(device);
+        }
+        self.person(address, &name, password).await
+    }
+
+    /// The device of this name, if there is one and the token is its own.
+    async fn device(&self, org: &OrgSlug, name: &str, token: &Secret) -> Result<Option<Principal>, Refusal> {
+        let Ok(device) = DeviceId::new(name) else { return Ok(None) };
+        let known = credentials::device(&self.app.store, org, &device).await.map_err(unavailable)?;
+        let right = known.is_some_and(|known| {
+            token.expose().len() <= TOKEN_MAX_LEN && known.hash == TokenHash::of(token.expose())
+        });
+        Ok(right.then(|| Principal::Device { org: org.clone(), device }))
+    }
+
+    async fn person(&self, address: IpAddr, name: &str, password: Secret) -> Result<Principal, Refusal> {
+        let store = &self.app.store;
+        let stored = match (name.parse::<Email>(), split(name)) {
+            (Ok(email), _) => users::by_email(store, &email).await.map_err(unavailable)?,
+            (Err(_), Some((org, local))) => match UserName::new(local) {
+                Ok(user) => users::by_username(store, &org, &user).await.map_err(unavailable)?,
+                Err(_) => None,
+            },
+            (Err(_), None) => None,
+        };
+        // A key is 64 hex characters: checked first, as it costs nothing.
+        if looks_like_a_key(&password) {
+            let now_ms = self.app.clock.now_ms();
+            let person = person_by_api_key(store, &password, now_ms).await.map_err(refusal)?;
+            if let (Some(person), Some(stored)) = (person, &stored)
+                && person.user.id == stored.user.id
+            {
+                let role = person.mqtt_role();
+                return Ok(Principal::Person { org: person.user.org.slug, user: person.user.username, role });
+            }
+            // A wrong key or a wrong device token. No password is tried: it would cost a second of computing for each
+            // of a venue's devices that were decommissioned.
+            return Err(self.failed(address, name));
+        }
+        let hash = stored.as_ref().map(|stored| stored.password_hash.clone());
+        self.app.auth.check_password(address, name, password, hash).await.map_err(refusal)?;
+        match stored {
+            Some(StoredUser { user, .. }) if user.is_active => {
+                Ok(Principal::Person { org: user.org.slug, user: user.username, role: user.role })
+            }
+            Some(_) => Err(Refusal::NotAuthorized),
+            None => Err(Refusal::BadCredentials),
+        }
+    }
+
+    fn failed(&self, address: IpAddr, account: &str) -> Refusal {
+        refusal(self.app.auth.failed(address, account, "wrong user name, password or token"))
+    }
+}
+
+impl Authenticator for DatabaseAuthenticator {
+    fn authenticate<'a>(&'a self, attempt: ConnectAttempt) -> Authentication<'a> {
+        Box::pin(self.check(attempt))
+    }
+}
+
+fn split(name: &str) -> Option<(OrgSlug, &str)> {
+    let (org, local) = name.split_once('/')?;
+    Some((OrgSlug::new(org).ok()?, local))
+}
+
+fn looks_like_a_key(password: &Secret) -> bool {
+    let text = password.expose();
+    text.len() == TOKEN_LEN && text.bytes().all(|c| c.is_ascii_hexdigit())
+}
+
+fn unavailable(error: crate::store::StoreError) -> Refusal {
+    tracing::error!(error = &error as &dyn std::error::Error, "cannot check an MQTT login");
+    Refusal::Unavailable
+}
+
+fn refusal(error: Error) -> Refusal {
+    match error {
+        Error::Unauthorized(_) => Refusal::BadCredentials,
+        Error::TooMany { .. } => Refusal::TooManyFailures,
+        Error::Forbidden(_) => Refusal::NotAuthorized,
+        other => {
+            tracing::error!(error = &other as &dyn std::error::Error, "cannot check an MQTT login");
+            Refusal::Unavailable
+        }
+    }
+}

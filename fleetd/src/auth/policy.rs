@@ -1,0 +1,145 @@
+//! The one place that decides what roles may do.
+
+use protocol::id::Role;
+
+use super::caller::Caller;
+
+/// Something that a request may want to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// See one's own account.
+    ReadOwnAccount,
+    /// Change one's own password.
+    ChangeOwnPassword,
+    /// Ask where the broker is.
+    Connect,
+    /// See the devices of the organisation.
+    ListDevices,
+    /// See one device.
+    ReadDevice,
+    /// See what a device sent.
+    ReadHistory,
+    /// Describe a device.
+    UpdateDevice,
+    /// Choose the version that a device should have.
+    SetTargetVersion,
+    /// Register a device without an enrolment key.
+    RegisterDevice,
+    /// Say yes to a device that registered itself.
+    ApproveDevice,
+    /// Let a known device enrol with another token.
+    AllowReenrollment,
+    /// Give a device a new token.
+    RotateDeviceToken,
+    /// Take a device out of service.
+    DecommissionDevice,
+    /// Send a heartbeat over HTTP.
+    SendHeartbeat,
+}
+
+/// Who may do it.
+struct Rule {
+    /// The least role of a person; `None`: no person.
+    person: Option<Role>,
+    /// Whether a device may, for itself.
+    own_device: bool,
+    /// What an API key with scopes must have; empty: not with an API key that has scopes.
+    scope: &'static str,
+}
+
+impl Action {
+    /// Every action, for tests and tables.
+    pub const ALL: [Self; 14] = [
+        Self::ReadOwnAccount,
+        Self::ChangeOwnPassword,
+        Self::Connect,
+        Self::ListDevices,
+        Self::ReadDevice,
+        Self::ReadHistory,
+        Self::UpdateDevice,
+        Self::SetTargetVersion,
+        Self::RegisterDevice,
+        Self::ApproveDevice,
+        Self::AllowReenrollment,
+        Self::RotateDeviceToken,
+        Self::DecommissionDevice,
+        Self::SendHeartbeat,
+    ];
+
+    const fn rule(self) -> Rule {
+        const fn person(role: Role, scope: &'static str) -> Rule {
+            Rule { person: Some(role), own_device: false, scope }
+        }
+        match self {
+            Self::ReadOwnAccount => person(Role::Viewer, "account:read"),
+            Self::ChangeOwnPassword => person(Role::Viewer, ""),
+            Self::Connect | Self::SendHeartbeat => Rule { person: None, own_device: true, scope: "" },
+            Self::ListDevices | Self::ReadHistory => person(Role::Viewer, "devices:read"),
+            Self::ReadDevice => Rule { person: Some(Role::Viewer), own_device: true, scope: "devices:read" },
+            Self::UpdateDevice => person(Role::Operator, "devices:write"),
+            Self::SetTargetVersion
+            | Self::RegisterDevice
+            | Self::ApproveDevice
+            | Self::AllowReenrollment
+            | Self::RotateDeviceToken
+            | Self::DecommissionDevice => person(Role::Admin, "devices:write"),
+        }
+    }
+
+    /// What the audit log calls it, if it changes something.
+    #[must_use]
+    pub const fn audit_name(self) -> Option<&'static str> {
+        match self {
+            Self::ReadOwnAccount
+            | Self::Connect
+            | Self::ListDevices
+            | Self::ReadDevice
+            | Self::ReadHistory => None,
+            // Heartbeats are records, not changes.
+            Self::SendHeartbeat => None,
+            Self::ChangeOwnPassword => Some("user.password"),
+            Self::UpdateDevice | Self::SetTargetVersion => Some("device.update"),
+            Self::RegisterDevice => Some("device.register"),
+            Self::ApproveDevice => Some("device.approve"),
+            Self::AllowReenrollment => Some("device.allow_reenrollment"),
+            Self::RotateDeviceToken => Some("device.rotate_token"),
+            Self::DecommissionDevice => Some("device.decommission"),
+        }
+    }
+}
+
+/// Whether `caller` may do it; `device` is the id in the path, if there is one.
+///
+/// # Errors
+/// Why not, for the caller to read.
+pub fn check(caller: &Caller, action: Action, device: Option<&str>) -> Result<(), String> {
+    let rule = action.rule();
+    match caller {
+        Caller::Device(own) => {
+            if !rule.own_device {
+                return Err("a device may not do this; sign in as a person".to_owned());
+            }
+            match device {
+                Some(id) if id != own.device.as_str() && id != own.row.as_str() => {
+                    Err("a device may do this for itself only".to_owned())
+                }
+                _ => Ok(()),
+            }
+        }
+        Caller::Person(person) => {
+            let Some(least) = rule.person else {
+                return Err("only the device itself may do this, with its X-Device-Token".to_owned());
+            };
+            if person.user.role < least {
+                return Err(format!("this needs the role {least}; yours is {}", person.user.role));
+            }
+            if !person.has_scope(rule.scope) {
+                return Err(match rule.scope {
+                    "" => "an API key with scopes cannot do this; sign in with your password".to_owned(),
+                    scope => format!("this API key lacks the scope {scope}"),
+                });
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! People.
+
+use protocol::id::{OrgSlug, Role, UserName};
+use serde::Serialize;
+
+use super::org::{OrgId, OrgRef};
+use super::time;
+
+/// Longest e-mail address, in bytes.
+pub const EMAIL_MAX_BYTES: usize = 254;
+/// Longest name of a person, in characters.
+pub const NAME_MAX_CHARS: usize = 200;
+
+/// An e-mail address, in small letters. Only its outer form is checked; whether it receives mail is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Email(String);
+
+/// Why an address was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EmailError {
+    /// Longer than [`EMAIL_MAX_BYTES`].
+    #[error("an e-mail address has at most {EMAIL_MAX_BYTES} bytes")]
+    TooLong,
+    /// Not `name@domain`.
+    #[error("an e-mail address looks like name@example.org, without spaces")]
+    Form,
+}
+
+impl Email {
+    /// The address as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The part before the `@`, made to fit the rule for user names; the default user name.
+    #[must_use]
+    pub fn suggested_username(&self) -> Option<UserName> {
+        let local = self.0.split('@').next().unwrap_or_default();
+        let fitted: String =
+            local
+                .chars()
+                .map(|c| {
+                    if c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-') {
+                        c
+                    } else {
+                        '-'
+                    }
+                })
+                .collect();
+        let fitted: String = fitted.trim_start_matches(['-', '_']).chars().take(63).collect();
+        UserName::new(&fitted).ok()
+    }
+}
+
+impl std::str::FromStr for Email {
+    type Err = EmailError;
+
+    fn from_str(text: &str) -> Result<Self, EmailError> {
+        let text = text.trim();
+        if text.len() > EMAIL_MAX_BYTES {
+            return Err(EmailError::TooLong);
+        }
+        let (local, domain) = text.split_once('@').ok_or(EmailError::Form)?;
+        let odd =
+            |c: char| c.is_whitespace() || c.is_control() || matches!(c, '@' | '/' | '<' | '>' | '"' | ',');
+        if local.is_empty() || domain.is_empty() || domain.starts_with('.') || domain.ends_with('.') {
+            return Err(EmailError::Form);
+        }
+        if local.chars().any(odd) || domain.chars().any(odd) {
+            return Err(EmailError::Form);
+        }
+        Ok(Self(text.to_lowercase()))
+    }
+}
+
+/// A person's account as the server needs it. The password's hash stays in the store.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// The row: a UUID.
+    pub id: String,
+    /// Where the person belongs.
+    pub org: OrgRef,
+    /// Unique on the whole server.
+    pub email: Email,
+    /// Unique in the organisation, also among devices.
+    pub username: UserName,
+    /// For people.
+    pub name: String,
+    /// What the person may do in the organisation.
+    pub role: Role,
+    /// Whether the person also owns organisations.
+    pub is_superadmin: bool,
+    /// A disabled account can do nothing.
+    pub is_active: bool,
+    /// Access tokens of another version are dead.
+    pub token_version: i64,
+    /// Ms since 1970.
+    pub created_at: i64,
+    /// Ms since 1970.
+    pub last_login_at: Option<i64>,
+}
+
+/// A person as the API shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct UserView<'a> {
+    id: &'a str,
+    org_id: &'a OrgId,
+    org: &'a OrgSlug,
+    email: &'a Email,
+    username: &'a UserName,
+    name: &'a str,
+    role: Role,
+    is_superadmin: bool,
+    is_active: bool,
+    #[serde(with = "time")]
+    created_at: i64,
+    #[serde(with = "time::optional", skip_serializing_if = "Option::is_none")]
+    last_login: Option<i64>,
+}
+
+impl User {
+    /// As the API shows it.
+    #[must_use]
+    pub fn view(&self) -> UserView<'_> {
+        UserView {
+            id: &self.id,
+            org_id: &self.org.id,
+            org: &self.org.slug,
+            email: &self.email,
+            username: &self.username,
+            name: &self.name,
+            role: self.role,
+            is_superadmin: self.is_superadmin,
+            is_active: self.is_active,
+            created_at: self.created_at,
+            last_login: self.last_login_at,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_kept_in_small_letters() {
+        assert_eq!("Eve@Example.ORG".parse::<Email>().unwrap().as_str(), "eve@example.org");
+    }
+
+    #[test]
+    fn what_does_not_look_like_an_address_is_refused() {
+        for bad in ["", "eve", "@x", "eve@", "e ve@x.org", "eve@x@y", "eve\0@x.org", "a/b@x.org", "eve@.org"]
+        {
+            assert!(bad.parse::<Email>().is_err(), "{bad:?}");
+        }
+        assert!(format!("{}@x.org", "e".repeat(260)).parse::<Email>().is_err());
+    }
+
+    #[test]
+    fn a_user_name_is_suggested_from_the_address() {
+        let suggest =
+            |text: &str| text.parse::<Email>().unwrap().suggested_username().map(|name| name.to_string());
+        assert_eq!(suggest("Eve.Smith+tv@example.org").as_deref(), Some("eve-smith-tv"));
+        assert_eq!(suggest("_x@example.org").as_deref(), Some("x"));
+        assert_eq!(suggest("ü@example.org"), None);
+    }
+}

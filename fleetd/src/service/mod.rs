@@ -1,0 +1,8 @@
+//! One use case each: authorise, load, decide, commit.
+
+pub mod devices;
+mod error;
+pub mod login;
+pub mod register;
+
+pub use error::Error;
