@@ -1,5 +1,6 @@
 //! The device agent.
 
+pub mod app_status;
 pub mod backoff;
 pub mod config;
 pub mod connect;
