@@ -14,3 +14,4 @@ pub mod service_manager;
 pub mod state;
 pub mod status;
 pub mod tls;
+pub mod uplink;
