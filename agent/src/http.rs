@@ -56,6 +56,17 @@ pub enum HttpError {
         /// In rustls' words.
         problem: String,
     },
+    /// The peer speaks no TLS that this side does.
+    #[error(
+        "no encrypted connection to {server} can be made: {problem}. Check the port, and whether the address has to \
+         start with http:// instead; a network that wants a login first does this too"
+    )]
+    Tls {
+        /// The server's address.
+        server: String,
+        /// In rustls' words.
+        problem: String,
+    },
     /// The peer is not what it should be.
     #[error(
         "{server} answered with a web page (HTTP {status}), which a fleet server does not do: if this network wants a \
@@ -184,15 +195,23 @@ fn explain(server: &HttpUrl, error: ureq::Error) -> HttpError {
         ureq::Error::HostNotFound => HttpError::UnknownHost { host: host() },
         ureq::Error::Timeout(ureq::Timeout::Resolve) => HttpError::UnknownHost { host: host() },
         ureq::Error::Timeout(_) => HttpError::TimedOut { server: address },
-        ureq::Error::Rustls(error) => HttpError::Certificate { server: address, problem: error.to_string() },
+        ureq::Error::Rustls(error) => explain_tls(address, &error),
         ureq::Error::Io(error) => explain_io(server, &error),
         other => HttpError::Other { server: address, problem: with_causes(&other) },
     }
 }
 
+fn explain_tls(server: String, error: &rustls::Error) -> HttpError {
+    let problem = error.to_string();
+    match error {
+        rustls::Error::InvalidCertificate(_) => HttpError::Certificate { server, problem },
+        _ => HttpError::Tls { server, problem },
+    }
+}
+
 fn explain_io(server: &HttpUrl, error: &io::Error) -> HttpError {
     if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        return HttpError::Certificate { server: server.to_string(), problem: tls.to_string() };
+        return explain_tls(server.to_string(), tls);
     }
     let problem = error.to_string();
     match error.kind() {

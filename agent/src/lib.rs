@@ -4,6 +4,7 @@ pub mod app_status;
 pub mod backoff;
 pub mod config;
 pub mod connect;
+pub mod enroll;
 pub mod http;
 pub mod kernel;
 pub mod lock;

@@ -14,7 +14,7 @@ mod unit;
 use std::fmt;
 
 pub use answer::{AppAnswer, State};
-pub use reader::Reader;
+pub use reader::{Reader, installed_version};
 pub use recordings::Recordings;
 pub use unit::UnitState;
 

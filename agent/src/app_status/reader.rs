@@ -107,7 +107,7 @@ fn client(config: &Config) -> Result<ureq::Agent, tls::TlsError> {
 
 /// The version in `current/manifest.json` below `app_dir`; none if there is no such file or version.
 #[must_use]
-pub(crate) fn installed_version(app_dir: &Path) -> Option<String> {
+pub fn installed_version(app_dir: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     let file = File::open(app_dir.join("current/manifest.json")).ok()?;
     file.take(MANIFEST_MAX_LEN).read_to_end(&mut bytes).ok()?;

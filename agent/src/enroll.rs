@@ -1,0 +1,236 @@
+//! Makes this machine a device of a fleet.
+//!
+//! The device makes its own token and sends only its SHA-256. The order makes it safe to repeat after a power cut at any
+//! instant: the token is on the disk (in [`pending`]'s file, mode 0600) before its hash leaves, the same id and hash get
+//! the same answer from the server, and `fleet.conf` changes in one step once the server has agreed. An enrolment that
+//! is refused leaves an earlier one untouched.
+
+mod facts;
+mod pending;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use protocol::id::{DeviceId, OrgSlug};
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use crate::config::{self, Config, ConfigError, FileError, HttpUrl, Key, Secret};
+use crate::http::{self, Answer, HttpError};
+use crate::kernel;
+
+/// Longest answer that is read, in bytes.
+const ANSWER_MAX_LEN: u64 = 64 * 1024;
+/// Longest enrolment key, in bytes.
+const KEY_MAX_LEN: usize = 256;
+
+/// What the installer asks for.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The fleet server.
+    pub server: HttpUrl,
+    /// The enrolment key.
+    pub key: Secret,
+    /// The wanted id; else the configured one, else the one made from the host's name.
+    pub device_id: Option<DeviceId>,
+    /// `--config`.
+    pub config_file: Option<&'a Path>,
+}
+
+/// The device belongs to a fleet now.
+#[derive(Debug)]
+pub struct Enrolled {
+    /// Its id.
+    pub device_id: DeviceId,
+    /// Its organisation.
+    pub org: OrgSlug,
+    /// Its status there; `awaiting_approval` if an admin has to agree first.
+    pub status: String,
+    /// The file that was written.
+    pub file: PathBuf,
+    /// Keys that the environment sets to something else, so that the file has no effect.
+    pub overridden: Vec<Key>,
+}
+
+/// The device could not be enrolled. Each text says what to do; running the same command again is always safe.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    /// The present configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The key is no key.
+    #[error(
+        "the enrolment key is empty, too long or has blanks in it: copy it whole from `fleetd enrollment-key add`"
+    )]
+    KeyForm,
+    /// The system has no randomness to give.
+    #[error("cannot make a token: the system gives no random numbers")]
+    Random(#[source] getrandom::Error),
+    /// The server could not be asked.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// 401: nobody knows the key.
+    #[error(
+        "the server does not know this enrolment key{0}. Ask an admin for a new one (fleetd enrollment-key add)"
+    )]
+    KeyUnknown(String),
+    /// 403: the key may not be used, or not in this way.
+    #[error(
+        "the server refuses{0}. If the key is used up or expired, ask an admin for a new one; if the address is http://, \
+         use https://"
+    )]
+    Forbidden(String),
+    /// 404: there is no fleet server at this address.
+    #[error(
+        "there is no fleet server at {0}: check the address, and leave out any path unless an admin gave you one"
+    )]
+    NotFound(String),
+    /// 409: the id belongs to somebody.
+    #[error(
+        "the server has the id {id} already{detail}. If this is the same device, ask an admin to allow its \
+         re-enrolment and run the same command again; if not, give it another id with --device-id"
+    )]
+    Taken {
+        /// The id.
+        id: DeviceId,
+        /// The server's words.
+        detail: String,
+    },
+    /// 422: the server does not like what was sent.
+    #[error(
+        "the server does not accept what this device says about itself{0}. Is the server older than this agent?"
+    )]
+    Invalid(String),
+    /// 429: too many attempts.
+    #[error(
+        "the server has had too many failed attempts{}: wait, check the key, then run the same command again",
+        .0.map(|s| format!(" and asks to wait {s} s")).unwrap_or_default()
+    )]
+    TooMany(Option<u64>),
+    /// 5xx: the server has trouble of its own.
+    #[error(
+        "the server has trouble of its own (HTTP {status}{detail}): run the same command again in some minutes"
+    )]
+    Trouble {
+        /// The HTTP status.
+        status: u16,
+        /// The server's words.
+        detail: String,
+    },
+    /// Something that a fleet server does not say.
+    #[error("{server} does not answer like a fleet server ({problem}): check the address")]
+    Answer {
+        /// The server's address.
+        server: String,
+        /// What is odd.
+        problem: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Registered {
+    device_id: String,
+    org: String,
+    status: String,
+}
+
+/// Enrols this machine. Blocks for at most [`http::TIMEOUT`].
+///
+/// # Errors
+/// When the configuration, the key, the network or the server does not allow it.
+pub fn enroll(request: &Request<'_>) -> Result<Enrolled, EnrollError> {
+    check_key(&request.key)?;
+    let file = config::choose_file(request.config_file).unwrap_or_else(|| config::SYSTEM_FILE.into());
+    let current = match Config::load(Some(&file)) {
+        Err(ConfigError::File(FileError::Missing { .. })) => {
+            Config::from_parts(None, &config::environment(), &kernel::hostname())?
+        }
+        other => other?,
+    };
+    let device_id = request.device_id.clone().unwrap_or_else(|| current.device_id.clone());
+    let token = match reusable(&current, &request.server, &device_id) {
+        Some(token) => token,
+        None => pending::load_or_make(&file, &request.server, &device_id)?,
+    };
+
+    let mut body = json!({
+        "device_id": device_id,
+        "token_sha256": hex(&Sha256::digest(token.expose())),
+        "arch": std::env::consts::ARCH,
+    });
+    for (name, value) in facts::collect(&current.app_dir) {
+        body[name] = value.into();
+    }
+    let client = http::client(&current, &request.server)?;
+    let called = client
+        .post(request.server.join("/api/v1/devices/register"))
+        .header("X-Enrollment-Key", request.key.expose())
+        .send_json(&body);
+    let answer = http::finish(&request.server, called, ANSWER_MAX_LEN)?;
+    let (org, status) = judge(&request.server, &device_id, &answer)?;
+
+    let server = request.server.to_string();
+    let changes = [
+        (Key::FleetUrl, server.as_str()),
+        (Key::FleetOrg, org.as_str()),
+        (Key::DeviceId, device_id.as_str()),
+        (Key::DeviceToken, token.expose()),
+    ];
+    config::update_file(&file, config::EXAMPLE, &changes.map(|(key, value)| (key.name(), value)))?;
+    pending::remove(&file);
+    let overrides = config::environment();
+    let differs = |(key, value): &(Key, &str)| overrides.iter().any(|(k, v)| k == key && v != value);
+    let overridden = changes.iter().filter(|change| differs(change)).map(|(key, _)| *key).collect();
+    Ok(Enrolled { device_id, org, status, file, overridden })
+}
+
+fn check_key(key: &Secret) -> Result<(), EnrollError> {
+    let text = key.expose();
+    let good = !text.is_empty() && text.len() <= KEY_MAX_LEN && text.bytes().all(|b| b.is_ascii_graphic());
+    if good { Ok(()) } else { Err(EnrollError::KeyForm) }
+}
+
+/// The token of an enrolment of this device at this server that is in force: repeating it changes nothing.
+fn reusable(current: &Config, server: &HttpUrl, device_id: &DeviceId) -> Option<Secret> {
+    let same = current.fleet_url.as_ref() == Some(server) && current.device_id == *device_id;
+    current.device_token.clone().filter(|_| same && !current.token_from_environment)
+}
+
+/// What the answer means: organisation and status, or what to do.
+fn judge(server: &HttpUrl, id: &DeviceId, answer: &Answer) -> Result<(OrgSlug, String), EnrollError> {
+    let odd = |problem: String| EnrollError::Answer { server: server.to_string(), problem };
+    let detail = answer.problem_detail();
+    match answer.status {
+        200 | 201 => {
+            let registered: Registered =
+                serde_json::from_slice(&answer.body).map_err(|error| odd(error.to_string()))?;
+            if registered.device_id != id.as_str() {
+                return Err(odd("it registered another id".to_owned()));
+            }
+            let org = OrgSlug::new(&registered.org).map_err(|error| odd(format!("organisation: {error}")))?;
+            Ok((org, registered.status))
+        }
+        401 => Err(EnrollError::KeyUnknown(detail)),
+        403 => Err(EnrollError::Forbidden(detail)),
+        404 | 405 => Err(EnrollError::NotFound(server.to_string())),
+        409 => Err(EnrollError::Taken { id: id.clone(), detail }),
+        400 | 413 | 415 | 422 => Err(EnrollError::Invalid(detail)),
+        429 => Err(EnrollError::TooMany(answer.retry_after_seconds)),
+        status @ 500.. => Err(EnrollError::Trouble { status, detail }),
+        status => Err(odd(format!("HTTP {status}{detail}"))),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
