@@ -3,15 +3,34 @@
 //! `docs/broker.md` tells how it works, what its limits are, and what of MQTT it leaves out.
 
 pub mod access;
+mod broker;
+mod channel;
+mod codec;
 pub mod config;
+mod connection;
+mod counters;
 pub mod credentials;
+mod failures;
+mod filter;
+mod gate;
 mod limits;
+mod message;
 pub mod plaintext;
 mod principal;
+mod rate;
+mod registry;
+mod retained;
+mod router;
+mod service;
+mod session;
 mod toml_error;
 
+pub use broker::{Broker, BrokerError};
+pub use counters::CountersSnapshot;
 pub use limits::Limits;
 pub use principal::{
     Authentication, Authenticator, ConnectAttempt, Principal, PrincipalKey, Refusal, Secret, Transport,
 };
+pub use registry::ConnectionInfo;
+pub use service::{Message, QoS, ServicePublisher, ServiceSubscriber};
 pub use toml_error::TomlError;

@@ -1,0 +1,169 @@
+//! The handle that programs hold: start, listen, link, end connections, count, stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::id::{DeviceId, OrgSlug};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+
+use crate::connection;
+use crate::counters::CountersSnapshot;
+use crate::gate::Gate;
+use crate::limits::Limits;
+use crate::principal::{Authenticator, PrincipalKey, Transport};
+use crate::registry::{ConnectionInfo, Kick};
+use crate::router::{RouterGone, lock};
+use crate::service::{self, ServicePublisher, ServiceSubscriber};
+
+/// How long [`Broker::shutdown`] waits for connections to end.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
+/// How long the accept loop rests after an error such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What can go wrong with the broker itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// The broker was started, or asked for a link, outside of a tokio runtime.
+    #[error("the broker needs a tokio runtime")]
+    NoRuntime,
+    /// The router thread has stopped: the process has to be started again.
+    #[error("the MQTT router has stopped")]
+    RouterGone,
+    /// As many links as sessions are allowed.
+    #[error("no room for another link to the MQTT router; raise the limit on sessions")]
+    NoLink,
+    /// Not a topic to publish on.
+    #[error("{0:?} is not a topic to publish on")]
+    BadTopic(String),
+    /// The topic keeps no retained message.
+    #[error("nothing is retained on {0:?}")]
+    NotRetained(String),
+    /// Not a topic filter.
+    #[error("{0:?} is not a topic filter")]
+    BadFilter(String),
+}
+
+impl From<RouterGone> for BrokerError {
+    fn from(_: RouterGone) -> BrokerError {
+        BrokerError::RouterGone
+    }
+}
+
+/// A running broker. Cheap to clone; every clone is the same broker.
+#[derive(Clone)]
+pub struct Broker {
+    gate: Arc<Gate>,
+}
+
+impl Broker {
+    /// Starts the router thread. Nothing listens yet.
+    ///
+    /// # Errors
+    /// There is no tokio runtime, or the router does not start.
+    pub fn start(limits: Limits, auth: Arc<dyn Authenticator>) -> Result<Broker, BrokerError> {
+        tokio::runtime::Handle::try_current().map_err(|_| BrokerError::NoRuntime)?;
+        Ok(Broker { gate: Gate::start(limits, auth)? })
+    }
+
+    /// Accepts MQTT over plain TCP until [`Broker::shutdown`].
+    pub async fn serve(&self, listener: TcpListener) {
+        let mut stopping = self.gate.stopping.subscribe();
+        let mut failing = false;
+        loop {
+            let accepted = tokio::select! {
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    failing = false;
+                    // Without it a small answer waits for the client's delayed acknowledgement.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%peer, %error, "the connection was reset at once");
+                        continue;
+                    }
+                    tokio::spawn(connection::run(self.gate.clone(), stream, peer, Transport::Tcp));
+                }
+                Err(error) => {
+                    // A reset before accept, or no file descriptor left: neither ends the listener.
+                    if !failing {
+                        tracing::error!(%error, "connections cannot be accepted; trying again");
+                    }
+                    failing = true;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Serves one connection over any stream (TLS, WebSocket, a test's pipe) until it ends.
+    pub async fn serve_stream<S>(&self, io: S, peer: SocketAddr, transport: Transport)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        connection::run(self.gate.clone(), io, peer, transport).await;
+    }
+
+    /// Makes an in-process link for a part of the server, which may publish and receive everything. Messages that were
+    /// retained on its filters come first.
+    ///
+    /// # Errors
+    /// A filter is malformed, there is no runtime or no room, or the router has stopped.
+    pub fn service_link(
+        &self,
+        name: &str,
+        filters: &[&str],
+    ) -> Result<(ServicePublisher, ServiceSubscriber), BrokerError> {
+        service::link(&self.gate, name, filters)
+    }
+
+    /// Ends all live connections of a principal, within a second; returns how many there were. Whether it may come back
+    /// is up to the authenticator.
+    pub fn end_connections(&self, who: &PrincipalKey) -> usize {
+        self.gate.registry.kick(who, Kick::Revoked)
+    }
+
+    /// How a device is connected now.
+    pub fn device_connection(&self, org: &OrgSlug, device: &DeviceId) -> Option<ConnectionInfo> {
+        self.gate.registry.device_connection(org, device)
+    }
+
+    /// The counters of now.
+    pub fn counters(&self) -> CountersSnapshot {
+        let mut snapshot = self.gate.counters.snapshot();
+        let retained = lock(&self.gate.retained);
+        snapshot.retained_messages = retained.len() as u64;
+        snapshot.retained_bytes = retained.bytes() as u64;
+        drop(retained);
+        snapshot.sessions = self.gate.registry.sessions() as u64;
+        snapshot
+    }
+
+    /// True while the router thread works and no shutdown has begun.
+    pub fn healthy(&self) -> bool {
+        self.gate.router.is_alive() && !*self.gate.stopping.borrow()
+    }
+
+    /// Resolves when the router thread is gone. The process should then exit, to be started again.
+    pub async fn router_gone(&self) {
+        self.gate.router.gone().await;
+    }
+
+    /// Stops listening and ends every connection; waits for them a few seconds at most.
+    pub async fn shutdown(&self) {
+        self.gate.stopping.send_replace(true);
+        let gate = &self.gate;
+        let ended = async {
+            // A connection that was just logging in may come later than the first call.
+            while gate.connections() > 0 {
+                gate.registry.kick_all(Kick::ShuttingDown);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(SHUTDOWN_TIME, ended).await.is_err() {
+            tracing::warn!(connections = gate.connections(), "connections are still open at shutdown");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! One network connection, from its first byte to its end.
+//!
+//! [`handshake`] finds out who it is, this module gives it its place and its session, [`serve`] passes packets, and
+//! every way out ends here: the place is given back (by a guard, whatever happens), the will is published or kept, and
+//! the client is told why as far as its version can be told.
+
+mod handshake;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::codec::encode::{self, ConnAckProperties};
+use crate::codec::reason::Reason;
+use crate::codec::{DecodeError, Version};
+use crate::counters::Counter;
+use crate::gate::Gate;
+use crate::principal::{Principal, PrincipalKey, Transport};
+use crate::registry::{ConnectionInfo, Kick, OpenError, SessionLimit, Will};
+use crate::session::Session;
+use handshake::Accepted;
+use wire::Wire;
+
+/// How long a new connection waits for the one that it replaces. That one is told to end at once and has nothing to
+/// wait for, so this is for a machine that stands still.
+const TAKEOVER_TIME: Duration = Duration::from_secs(10);
+
+/// Why a connection ended.
+#[derive(Debug)]
+enum End {
+    /// The client said goodbye.
+    Left {
+        with_will: bool,
+    },
+    /// The client went without a word.
+    Closed(io::Error),
+    /// The client broke the protocol or a limit.
+    Broken(Reason, &'static str),
+    KeepAlive,
+    Kicked(Kick),
+    RouterGone,
+}
+
+impl From<DecodeError> for End {
+    fn from(error: DecodeError) -> End {
+        let why = match error {
+            DecodeError::Malformed(why) | DecodeError::Protocol(why) => why,
+            DecodeError::TooLarge { .. } => "packet too large",
+            DecodeError::TopicName => "not a topic name",
+            DecodeError::TopicAlias => "topic aliases are not available",
+            DecodeError::SubscriptionIdentifier => "subscription identifiers are not available",
+        };
+        End::Broken(error.reason(), why)
+    }
+}
+
+impl End {
+    /// What an MQTT 5 client is told.
+    fn reason(&self) -> Option<(Reason, &'static str)> {
+        Some(match self {
+            End::Left { .. } | End::Closed(_) => return None,
+            End::Broken(reason, why) => (*reason, why),
+            End::KeepAlive => (Reason::KeepAliveTimeout, ""),
+            End::Kicked(Kick::TakenOver) => (Reason::SessionTakenOver, ""),
+            End::Kicked(Kick::Revoked) => (Reason::AdministrativeAction, "ended by the server"),
+            End::Kicked(Kick::QueueFull) => (Reason::QuotaExceeded, "messages were not taken"),
+            End::Kicked(Kick::ShuttingDown) | End::RouterGone => (Reason::ServerShuttingDown, ""),
+        })
+    }
+}
+
+/// Serves one connection until it has ended.
+pub(crate) async fn run<S>(gate: Arc<Gate>, io: S, peer: SocketAddr, transport: Transport)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(admission) = gate.admit(peer.ip()) else { return };
+    let mut wire = Wire::new(io, gate.limits.write_time);
+    // Boxed, so that an idle connection does not pay for the size of its beginning.
+    let accepted = Box::pin(handshake::handshake(&gate, &mut wire, peer, transport)).await;
+    drop(admission);
+    match accepted {
+        Some(accepted) => Box::pin(live(gate, wire, peer, transport, accepted)).await,
+        None => Box::pin(wire.close()).await,
+    }
+}
+
+/// A connection's place; given back when dropped.
+struct Place {
+    gate: Arc<Gate>,
+    key: PrincipalKey,
+    client_id: String,
+    number: u64,
+    lane: u64,
+    session: Option<Arc<Session>>,
+    /// How long the session is kept.
+    keep: Duration,
+    will: Option<Will>,
+    gauge: fn(&Gate) -> &Counter,
+    /// Dropped after everything else: it tells the next connection that this one has left.
+    kicked: watch::Receiver<Option<Kick>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let origin = self.session.as_ref().map_or(0, |session| session.id);
+        let due = self.gate.registry.release(
+            &self.key,
+            &self.client_id,
+            self.number,
+            self.session.as_ref(),
+            self.keep,
+            self.will.take(),
+        );
+        if let Some(will) = due {
+            self.gate.publish_will(self.lane, origin, &will);
+        }
+        (self.gauge)(&self.gate).take(1);
+    }
+}
+
+async fn live<S>(
+    gate: Arc<Gate>,
+    mut wire: Wire<S>,
+    peer: SocketAddr,
+    transport: Transport,
+    accepted: Accepted,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let version = accepted.version;
+    let Some(mut place) = take_place(&gate, peer, transport, &accepted).await else {
+        encode::connack_refused(&mut wire.out, version, Reason::ServerBusy, "replaced by another connection");
+        return wire.close().await;
+    };
+    let opened = match open_session(&gate, &place, &accepted) {
+        Ok(opened) => opened,
+        Err(error) => {
+            drop(place);
+            let (reason, why) = match error {
+                OpenError::TakenOver => (Reason::ServerBusy, "replaced by another connection"),
+                OpenError::Full => (Reason::QuotaExceeded, "too many sessions"),
+            };
+            gate.counters.refused_busy.one();
+            encode::connack_refused(&mut wire.out, version, reason, why);
+            return wire.close().await;
+        }
+    };
+    let session = opened.session;
+    place.session = Some(session.clone());
+    place.keep = accepted.session_expiry;
+    place.will = accepted.will;
+    gate.counters.connects.one();
+    if let Some((origin, will)) = opened.orphaned_will {
+        gate.publish_will(place.lane, origin, &will);
+    }
+    if opened.present {
+        session.attach(&accepted.principal, !place.keep.is_zero());
+    }
+    tracing::debug!(client = %place.key, client_id = ?place.client_id, %peer, ?version, "connected");
+    let properties = ConnAckProperties {
+        session_expiry_seconds: accepted.tell_expiry.then_some(place.keep.as_secs() as u32),
+        receive_maximum: gate.limits.inflight_in,
+        maximum_packet_bytes: gate.limits.packet_bytes as u32,
+        assigned_client_id: accepted.assigned.then_some(place.client_id.as_str()),
+    };
+    encode::connack_accepted(&mut wire.out, version, opened.present, properties);
+
+    let mut client = serve::Client::new(
+        gate.clone(),
+        wire,
+        session,
+        accepted.principal,
+        serve::Terms {
+            version,
+            lane: place.lane,
+            keep_alive: accepted.keep_alive,
+            window: usize::from(accepted.receive_maximum.min(gate.limits.inflight_out)).max(1),
+            maximum_packet_bytes: accepted.maximum_packet_bytes,
+        },
+        place.keep,
+    );
+    // A kick comes before everything else, a blocked write included.
+    let end = tokio::select! {
+        biased;
+        kick = kick(&mut place.kicked) => End::Kicked(kick),
+        end = client.run() => end,
+    };
+    place.keep = client.session_expiry();
+    if matches!(end, End::Left { with_will: false }) {
+        place.will = None;
+    }
+    count_end(&gate, &end);
+    tracing::debug!(client = %place.key, client_id = ?place.client_id, %peer, ?end, "disconnected");
+    drop(place);
+    say_goodbye(client.into_wire(), version, &end).await;
+}
+
+/// Takes the client's place, and waits until the connection that had it has left. `None`: yet another one came.
+async fn take_place(
+    gate: &Arc<Gate>,
+    peer: SocketAddr,
+    transport: Transport,
+    accepted: &Accepted,
+) -> Option<Place> {
+    let key = accepted.principal.key();
+    let info = ConnectionInfo {
+        peer,
+        since: SystemTime::now(),
+        protocol_level: if accepted.version == Version::V5 { 5 } else { 4 },
+        transport,
+        client_id: accepted.client_id.clone(),
+    };
+    let gauge: fn(&Gate) -> &Counter = match &accepted.principal {
+        Principal::Device { .. } => |gate| &gate.counters.connections_devices,
+        Principal::Person { .. } => |gate| &gate.counters.connections_people,
+        Principal::Service { .. } => |gate| &gate.counters.connections_services,
+    };
+    gauge(gate).one();
+    let claim = gate.registry.claim(&key, gate.number(), info);
+    let place = Place {
+        gate: gate.clone(),
+        lane: gate.lane(&key),
+        key,
+        client_id: accepted.client_id.clone(),
+        number: claim.number,
+        session: None,
+        keep: Duration::ZERO,
+        will: None,
+        gauge,
+        kicked: claim.kicked,
+    };
+    if let Some((other, times)) = claim.conflict {
+        gate.counters.identity_conflicts.one();
+        tracing::warn!(
+            client = %place.key, client_id = ?place.client_id, %peer, %other, times,
+            "connections of one client replace each other again and again: are there two with the same identity?"
+        );
+    }
+    if let Some(previous) = claim.previous {
+        gate.counters.takeovers.one();
+        if timeout(TAKEOVER_TIME, previous.closed()).await.is_err() {
+            tracing::error!(client = %place.key, "the connection that was replaced does not leave");
+            return None;
+        }
+    }
+    place.kicked.borrow().is_none().then_some(())?;
+    Some(place)
+}
+
+fn open_session(
+    gate: &Arc<Gate>,
+    place: &Place,
+    accepted: &Accepted,
+) -> Result<crate::registry::Opened, OpenError> {
+    let limit =
+        SessionLimit { total: gate.limits.sessions, per_principal: gate.limits.sessions_per_principal };
+    let queue = match accepted.principal {
+        Principal::Device { .. } => gate.limits.device_queued_bytes,
+        _ => gate.limits.queued_bytes,
+    };
+    let keeps = !accepted.session_expiry.is_zero();
+    gate.registry.open(&place.key, &place.client_id, place.number, accepted.clean, limit, || {
+        Session::new(gate.number(), &accepted.principal, keeps, queue)
+    })
+}
+
+async fn kick(kicked: &mut watch::Receiver<Option<Kick>>) -> Kick {
+    match kicked.wait_for(Option::is_some).await {
+        Ok(kick) => kick.unwrap_or(Kick::ShuttingDown),
+        // The table has gone, and the gate with it.
+        Err(_) => Kick::ShuttingDown,
+    }
+}
+
+fn count_end(gate: &Gate, end: &End) {
+    match end {
+        End::Broken(..) => gate.counters.protocol_errors.one(),
+        End::KeepAlive => gate.counters.keep_alive_timeouts.one(),
+        End::Closed(error) if error.kind() == io::ErrorKind::TimedOut => gate.counters.write_timeouts.one(),
+        End::Kicked(Kick::Revoked) => gate.counters.kicks.one(),
+        _ => {}
+    }
+}
+
+async fn say_goodbye<S>(mut wire: Wire<S>, version: Version, end: &End)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some((reason, why)) = end.reason() else { return };
+    // Behind half a packet nothing can be said. What was not written yet is not: the client may not take it.
+    if wire.is_whole() {
+        if !matches!(end, End::Broken(..)) {
+            wire.out.clear();
+        }
+        encode::disconnect(&mut wire.out, version, reason, why);
+        wire.close().await;
+    }
+}

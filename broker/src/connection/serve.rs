@@ -1,0 +1,414 @@
+//! A connection's main loop: packets in, packets out.
+//!
+//! One round handles what has come in, writes what is to be sent, and waits when there is neither. While the output
+//! is being written nothing is read, so a client that does not read cannot make the gate collect answers for it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::End;
+use super::wire::Wire;
+use crate::access::{self, PublishDecision, SubscribeDecision};
+use crate::codec::encode::{self, AckKind, Granted, Outgoing};
+use crate::codec::packet::{self, Packet, Publish, RetainHandling, Subscribe};
+use crate::codec::reason::Reason;
+use crate::codec::{DecodeError, Version};
+use crate::gate::Gate;
+use crate::message::Draft;
+use crate::principal::Principal;
+use crate::rate::RateLimiter;
+use crate::router::{LinkRefused, RouterGone, lock};
+use crate::session::state::{Incoming, Next, Received, Subscription};
+use crate::session::{RetainedJob, Session, SubscribeAnswer};
+
+/// Output that is collected before it is written.
+const OUT_BYTES: usize = 64 * 1024;
+/// Retained messages that are fetched at once.
+const RETAINED_CHUNK: usize = 64;
+
+/// What was agreed at CONNECT.
+pub(super) struct Terms {
+    pub(super) version: Version,
+    pub(super) lane: u64,
+    pub(super) keep_alive: Duration,
+    pub(super) window: usize,
+    pub(super) maximum_packet_bytes: usize,
+}
+
+/// The gate's side of one connected client.
+pub(super) struct Client<S> {
+    gate: Arc<Gate>,
+    wire: Wire<S>,
+    session: Arc<Session>,
+    principal: Principal,
+    terms: Terms,
+    session_expiry: Duration,
+    rate: RateLimiter,
+    /// Nothing is read before.
+    paused_until: Option<Instant>,
+    last_heard: Instant,
+}
+
+impl From<RouterGone> for End {
+    fn from(_: RouterGone) -> End {
+        End::RouterGone
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub(super) fn new(
+        gate: Arc<Gate>,
+        wire: Wire<S>,
+        session: Arc<Session>,
+        principal: Principal,
+        terms: Terms,
+        session_expiry: Duration,
+    ) -> Client<S> {
+        let now = Instant::now();
+        let per_second = match principal {
+            Principal::Device { .. } => gate.limits.device_messages_per_second,
+            _ => 0,
+        };
+        let rate = RateLimiter::new(per_second, now);
+        Client {
+            gate,
+            wire,
+            session,
+            principal,
+            terms,
+            session_expiry,
+            rate,
+            paused_until: None,
+            last_heard: now,
+        }
+    }
+
+    /// How long the client wants its session kept, as of now.
+    pub(super) fn session_expiry(&self) -> Duration {
+        self.session_expiry
+    }
+
+    pub(super) fn into_wire(self) -> Wire<S> {
+        self.wire
+    }
+
+    /// Runs until the connection ends. May be dropped at any point.
+    pub(super) async fn run(&mut self) -> End {
+        loop {
+            if let Err(end) = self.round().await {
+                return end;
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<(), End> {
+        let more_input = self.take_packets().await?;
+        let more_output = self.put_packets();
+        self.wire.flush().await.map_err(End::Closed)?;
+        if more_input || more_output {
+            // Others have their turn.
+            tokio::task::yield_now().await;
+            return Ok(());
+        }
+        let now = Instant::now();
+        let deadline = self.deadline();
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(End::KeepAlive);
+        }
+        let paused = self.paused_until.filter(|until| *until > now);
+        // With neither a deadline nor a pause, an hour is as good as any time.
+        let wake = paused.or(deadline).unwrap_or(now + Duration::from_secs(3600));
+        tokio::select! {
+            read = self.wire.read(), if paused.is_none() => match read {
+                Ok(0) => return Err(End::Closed(std::io::ErrorKind::UnexpectedEof.into())),
+                Ok(_) => self.last_heard = Instant::now(),
+                Err(error) => return Err(End::Closed(error)),
+            },
+            () = self.session.to_send.notified() => {}
+            () = tokio::time::sleep_until(wake.into()) => {
+                if paused.is_some() {
+                    // The silence was ours.
+                    self.last_heard = Instant::now();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let keep_alive = self.terms.keep_alive;
+        (!keep_alive.is_zero()).then(|| self.last_heard + keep_alive + keep_alive / 2)
+    }
+
+    /// Handles the whole packets that are there; true if it stopped before the last one.
+    async fn take_packets(&mut self) -> Result<bool, End> {
+        let mut more = false;
+        loop {
+            if self.wire.out.len() > OUT_BYTES {
+                more = true;
+                break;
+            }
+            self.paused_until = self.rate.wait_until(Instant::now());
+            if self.paused_until.is_some() {
+                break;
+            }
+            let Some((header, body)) = self.wire.packet(self.gate.limits.packet_bytes)? else { break };
+            match packet::decode(self.terms.version, header, &body)? {
+                Packet::Subscribe(subscribe) => self.subscribe(subscribe).await?,
+                packet => self.handle(packet)?,
+            }
+        }
+        self.gate.router.caught_up(self.terms.lane).await;
+        Ok(more)
+    }
+
+    fn handle(&mut self, packet: Packet<'_>) -> Result<(), End> {
+        match packet {
+            Packet::Publish(publish) => self.publish(&publish)?,
+            Packet::PubAck(ack) => self.session.lock().state.acknowledged(ack.packet_id),
+            Packet::PubRec(ack) => {
+                let received = self.session.lock().state.received(ack.packet_id, ack.failed);
+                match received {
+                    Received::Release => self.ack(AckKind::Rel, ack.packet_id, Reason::Success),
+                    Received::Unknown => {
+                        self.ack(AckKind::Rel, ack.packet_id, Reason::PacketIdentifierNotFound);
+                    }
+                    Received::Refused => {}
+                }
+            }
+            Packet::PubRel(ack) => {
+                let known = self.session.lock().state.release(ack.packet_id);
+                let reason = if known { Reason::Success } else { Reason::PacketIdentifierNotFound };
+                self.ack(AckKind::Comp, ack.packet_id, reason);
+            }
+            Packet::PubComp(ack) => self.session.lock().state.completed(ack.packet_id),
+            Packet::Unsubscribe { packet_id, filters } => {
+                let mut reasons = Vec::with_capacity(filters.len());
+                for filter in filters {
+                    let known = self.session.unsubscribe(filter)?;
+                    reasons.push(if known { Reason::Success } else { Reason::NoSubscriptionExisted });
+                }
+                encode::unsuback(&mut self.wire.out, self.terms.version, packet_id, &reasons);
+            }
+            Packet::PingReq => encode::pingresp(&mut self.wire.out),
+            Packet::Disconnect(disconnect) => {
+                if let Some(seconds) = disconnect.session_expiry_seconds {
+                    self.set_expiry(seconds)?;
+                }
+                return Err(End::Left { with_will: disconnect.with_will });
+            }
+            // The caller handles it, as it may have to wait for a link.
+            Packet::Subscribe(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A DISCONNECT may change how long the session is kept, but not bring one to life that was to end.
+    fn set_expiry(&mut self, seconds: u32) -> Result<(), End> {
+        let wanted = Duration::from_secs(u64::from(seconds)).min(self.gate.limits.session_expiry);
+        if matches!(self.principal, Principal::Device { .. }) {
+            return Ok(());
+        }
+        if self.session_expiry.is_zero() && !wanted.is_zero() {
+            return Err(
+                DecodeError::Protocol("a session that ends with the connection cannot be kept").into()
+            );
+        }
+        self.session_expiry = wanted;
+        Ok(())
+    }
+
+    fn ack(&mut self, kind: AckKind, packet_id: u16, reason: Reason) {
+        encode::ack(&mut self.wire.out, self.terms.version, kind, packet_id, reason);
+    }
+
+    fn publish(&mut self, publish: &Publish<'_>) -> Result<(), End> {
+        let counters = &self.gate.counters;
+        counters.messages_in.one();
+        self.rate.count(Instant::now());
+        let decision = access::publish(&self.principal, publish.topic, publish.retain);
+        let refused = match decision {
+            PublishDecision::Allow | PublishDecision::AcknowledgeAndDrop => None,
+            PublishDecision::Deny => Some(&counters.publishes_refused),
+            PublishDecision::DenyRetain => Some(&counters.publishes_refused_retain),
+        };
+        if let Some(counter) = refused {
+            counter.one();
+            tracing::debug!(client = %self.principal, topic = ?publish.topic, ?decision, "publish refused");
+            if self.terms.version == Version::V311 {
+                return Err(End::Broken(Reason::NotAuthorized, "publish refused"));
+            }
+            match publish.qos {
+                0 => {}
+                1 => self.ack(AckKind::Ack, publish.packet_id, Reason::NotAuthorized),
+                _ => self.ack(AckKind::Rec, publish.packet_id, Reason::NotAuthorized),
+            }
+            return Ok(());
+        }
+        let limit = usize::from(self.gate.limits.inflight_in);
+        if publish.qos == 2 {
+            let incoming = self.session.lock().state.incoming(publish.packet_id, limit);
+            match incoming {
+                Incoming::First => {}
+                Incoming::Repeated => {
+                    self.ack(AckKind::Rec, publish.packet_id, Reason::Success);
+                    return Ok(());
+                }
+                Incoming::TooMany => {
+                    return Err(End::Broken(Reason::ReceiveMaximumExceeded, "too many unreleased publishes"));
+                }
+            }
+        }
+        if decision == PublishDecision::AcknowledgeAndDrop {
+            counters.publishes_unknown_topic.one();
+        } else {
+            let draft = Draft {
+                topic: publish.topic,
+                properties: &publish.properties.forward,
+                payload: publish.payload,
+                qos: publish.qos,
+                retain: publish.retain,
+                expiry_seconds: publish.properties.expiry_seconds,
+            };
+            self.gate.publish(self.terms.lane, self.session.id, &draft)?;
+        }
+        match publish.qos {
+            0 => {}
+            1 => self.ack(AckKind::Ack, publish.packet_id, Reason::Success),
+            _ => self.ack(AckKind::Rec, publish.packet_id, Reason::Success),
+        }
+        Ok(())
+    }
+
+    async fn subscribe(&mut self, subscribe: Subscribe<'_>) -> Result<(), End> {
+        let mut answer = SubscribeAnswer {
+            packet_id: subscribe.packet_id,
+            granted: Vec::with_capacity(subscribe.filters.len()),
+            retained: Vec::new(),
+        };
+        let link = match self.principal {
+            Principal::Device { .. } => Ok(()),
+            _ => self.session.connect_link(&self.gate).await,
+        };
+        for wanted in &subscribe.filters {
+            let granted = match (access::subscribe(&self.principal, wanted.filter), link) {
+                (SubscribeDecision::Deny, _) => Err(Reason::NotAuthorized),
+                (SubscribeDecision::SharedNotSupported, _) => Err(Reason::SharedSubscriptionsNotSupported),
+                (SubscribeDecision::Invalid, _) => Err(Reason::TopicFilterInvalid),
+                (SubscribeDecision::Allow, Err(LinkRefused::Gone)) => return Err(End::RouterGone),
+                (SubscribeDecision::Allow, Err(LinkRefused::Full)) => Err(Reason::QuotaExceeded),
+                (SubscribeDecision::Allow, Ok(())) => self.add(wanted, &mut answer.retained),
+            };
+            self.count_refused(granted);
+            answer.granted.push(granted);
+        }
+        self.session.answer_when_subscribed(answer)?;
+        Ok(())
+    }
+
+    fn add(&self, wanted: &packet::Wanted<'_>, retained: &mut Vec<RetainedJob>) -> Granted {
+        let mut inner = self.session.lock();
+        let state = &mut inner.state;
+        let is_new = state.subscription(wanted.filter).is_none();
+        if is_new && state.subscription_count() >= self.gate.limits.subscriptions {
+            return Err(Reason::QuotaExceeded);
+        }
+        state.subscribe(Subscription {
+            filter: wanted.filter.to_owned(),
+            qos: wanted.qos,
+            no_local: wanted.no_local,
+            retain_as_published: wanted.retain_as_published,
+        });
+        let send_retained = match wanted.retain_handling {
+            RetainHandling::Always => true,
+            RetainHandling::IfNew => is_new,
+            RetainHandling::Never => false,
+        };
+        // One walk over the store for a filter is enough, however often it is asked for.
+        if send_retained && !retained.iter().any(|job| job.filter == wanted.filter) {
+            retained.push(RetainedJob { filter: wanted.filter.to_owned(), qos: wanted.qos, after: None });
+        }
+        Ok(wanted.qos)
+    }
+
+    fn count_refused(&self, granted: Granted) {
+        match granted {
+            Ok(_) => {}
+            Err(Reason::NotAuthorized) => self.gate.counters.subscribes_refused.one(),
+            Err(_) => self.gate.counters.subscribes_unsupported.one(),
+        }
+    }
+
+    /// Collects what is to be sent; true if there is more than fits at once.
+    fn put_packets(&mut self) -> bool {
+        let now_ms = self.gate.now_ms();
+        let session = self.session.clone();
+        let mut inner = session.lock();
+        let was_full = !inner.state.has_room();
+        while let Some(answer) = inner.answers.pop_front() {
+            encode::suback(&mut self.wire.out, self.terms.version, answer.packet_id, &answer.granted);
+        }
+        let mut more = false;
+        loop {
+            if self.wire.out.len() > OUT_BYTES {
+                more = true;
+                break;
+            }
+            if inner.state.wants_retained()
+                && let Some(mut job) = inner.retained_jobs.pop_front()
+            {
+                let messages = lock(&self.gate.retained).matching(
+                    &job.filter,
+                    job.after.as_deref(),
+                    RETAINED_CHUNK,
+                    now_ms,
+                );
+                for message in &messages {
+                    inner.state.offer_retained(message, job.qos);
+                }
+                if messages.len() == RETAINED_CHUNK {
+                    job.after = messages.last().map(|message| message.topic().to_owned());
+                    inner.retained_jobs.push_front(job);
+                }
+            }
+            match inner.state.next(self.terms.window) {
+                Some(Next::Release { packet_id }) => {
+                    self.ack(AckKind::Rel, packet_id, Reason::Success);
+                }
+                Some(Next::Publish { message, qos, retain, packet_id, dup }) => {
+                    let Ok(expiry_seconds) = message.expiry_left(now_ms) else {
+                        self.gate.counters.dropped_expired.one();
+                        inner.state.forget(packet_id);
+                        continue;
+                    };
+                    let outgoing = Outgoing {
+                        dup,
+                        qos,
+                        retain,
+                        topic: message.topic().as_bytes(),
+                        packet_id,
+                        expiry_seconds,
+                        properties: message.properties(),
+                        payload: &message.payload(),
+                    };
+                    let limit = self.terms.maximum_packet_bytes;
+                    if encode::publish(&mut self.wire.out, self.terms.version, outgoing, limit) {
+                        self.gate.counters.messages_out.one();
+                    } else {
+                        self.gate.counters.dropped_too_large.one();
+                        inner.state.forget(packet_id);
+                    }
+                }
+                None if inner.state.wants_retained() && !inner.retained_jobs.is_empty() => {}
+                None => break,
+            }
+        }
+        if was_full && inner.state.has_room() {
+            drop(inner);
+            session.made_room();
+        }
+        more
+    }
+}

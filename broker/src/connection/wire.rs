@@ -1,0 +1,116 @@
+//! A connection's bytes: small buffers while it is idle, bounded ones while it is not, and writes with a deadline.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::codec::DecodeError;
+use crate::codec::frame::{self, Header};
+
+/// What an idle connection reads at first, from the stack: it owns no buffer until something comes.
+const IDLE_READ_BYTES: usize = 512;
+/// What is read at once from a busy one.
+const BUSY_READ_BYTES: usize = 16 * 1024;
+/// An output buffer that is larger is given back when it has been written.
+const KEEP_OUT_BYTES: usize = 1024;
+/// How much a closing connection still reads, and for how long, so that its last packet arrives.
+const LINGER_BYTES: usize = 1024 * 1024;
+const LINGER_TIME: Duration = Duration::from_millis(500);
+
+/// A stream with its buffers.
+pub(crate) struct Wire<S> {
+    io: S,
+    input: BytesMut,
+    /// Packets to be written by [`Wire::flush`].
+    pub(crate) out: BytesMut,
+    write_time: Duration,
+    busy: bool,
+    /// A packet may have been written in part.
+    torn: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(crate) fn new(io: S, write_time: Duration) -> Wire<S> {
+        Wire { io, input: BytesMut::new(), out: BytesMut::new(), write_time, busy: false, torn: false }
+    }
+
+    /// The next whole packet, if it is there: its header and its body.
+    pub(crate) fn packet(&mut self, limit: usize) -> Result<Option<(Header, BytesMut)>, DecodeError> {
+        let Some(header) = frame::header(&self.input, limit)? else { return Ok(None) };
+        if self.input.len() < header.total_len {
+            return Ok(None);
+        }
+        let mut packet = self.input.split_to(header.total_len);
+        let _ = packet.split_to(header.header_len);
+        Ok(Some((header, packet)))
+    }
+
+    /// The first byte of what has come in.
+    pub(crate) fn first_byte(&self) -> Option<u8> {
+        self.input.first().copied()
+    }
+
+    /// Reads more; 0 is the end. Dropping the future loses nothing.
+    pub(crate) async fn read(&mut self) -> io::Result<usize> {
+        if self.input.is_empty() && !self.busy {
+            self.input = BytesMut::new();
+            let mut chunk = [0; IDLE_READ_BYTES];
+            let n = self.io.read(&mut chunk).await?;
+            self.input.extend_from_slice(&chunk[..n]);
+            self.busy = n == IDLE_READ_BYTES;
+            return Ok(n);
+        }
+        // The buffer grows with what has really come, not with what a header promises.
+        self.input.reserve(BUSY_READ_BYTES);
+        let n = self.io.read_buf(&mut self.input).await?;
+        self.busy = n >= IDLE_READ_BYTES;
+        Ok(n)
+    }
+
+    /// Writes all of `out`. Fails if nothing can be written for the write time.
+    pub(crate) async fn flush(&mut self) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        self.torn = true;
+        while !self.out.is_empty() {
+            let n = timeout(self.write_time, self.io.write_buf(&mut self.out)).await??;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+        }
+        timeout(self.write_time, self.io.flush()).await??;
+        self.torn = false;
+        if self.out.capacity() > KEEP_OUT_BYTES {
+            self.out = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    /// True if a last packet can be written behind what was written before.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.torn
+    }
+
+    /// Writes what is in `out`, then closes. What the client still sends is read and dropped for a moment, as a socket
+    /// that is closed with unread input takes the last packet back.
+    pub(crate) async fn close(mut self) {
+        let _ = timeout(LINGER_TIME, async {
+            self.flush().await?;
+            self.io.shutdown().await?;
+            let mut chunk = vec![0; 4096];
+            let mut left = LINGER_BYTES;
+            while left > 0 {
+                match self.io.read(&mut chunk).await? {
+                    0 => break,
+                    n => left = left.saturating_sub(n),
+                }
+            }
+            io::Result::Ok(())
+        })
+        .await;
+    }
+}

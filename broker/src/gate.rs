@@ -1,0 +1,189 @@
+//! What all connections share, and the one way by which a message gets in.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use protocol::topic::Topic;
+use tokio::sync::watch;
+
+use crate::channel;
+use crate::counters::Counters;
+use crate::failures::Failures;
+use crate::limits::Limits;
+use crate::message::{Draft, Message};
+use crate::principal::{Authenticator, PrincipalKey};
+use crate::registry::{Kick, Registry, Will};
+use crate::retained::{Retained, Stored};
+use crate::router::{Router, RouterGone, lock};
+use crate::session::state::Offer;
+
+/// The shared state of the gate.
+pub(crate) struct Gate {
+    pub(crate) limits: Limits,
+    pub(crate) auth: Arc<dyn Authenticator>,
+    pub(crate) router: Arc<Router>,
+    pub(crate) registry: Registry,
+    pub(crate) retained: Mutex<Retained>,
+    pub(crate) failures: Mutex<Failures>,
+    pub(crate) counters: Counters,
+    pub(crate) stopping: watch::Sender<bool>,
+    unauthenticated: Mutex<HashMap<IpAddr, usize>>,
+    numbers: AtomicU64,
+    lanes: RandomState,
+    started: Instant,
+}
+
+impl Gate {
+    pub(crate) fn start(limits: Limits, auth: Arc<dyn Authenticator>) -> Result<Arc<Gate>, RouterGone> {
+        let router = Router::start(&limits)?;
+        let gate = Arc::new(Gate {
+            auth,
+            router,
+            registry: Registry::default(),
+            retained: Mutex::new(Retained::new(limits.retained_messages, limits.retained_bytes)),
+            failures: Mutex::new(Failures::new(limits.failures, limits.failure_window)),
+            counters: Counters::default(),
+            stopping: watch::channel(false).0,
+            unauthenticated: Mutex::default(),
+            numbers: AtomicU64::new(1),
+            lanes: RandomState::new(),
+            started: Instant::now(),
+            limits,
+        });
+        tokio::spawn(sweep(Arc::downgrade(&gate)));
+        Ok(gate)
+    }
+
+    /// Milliseconds of the gate's own clock, which never jumps.
+    pub(crate) fn now_ms(&self) -> u64 {
+        // Half a billion years fit.
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// A number that nothing else in this process has.
+    pub(crate) fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The lane of a principal: what one party publishes stays in order, over reconnects as well.
+    pub(crate) fn lane(&self, key: &PrincipalKey) -> u64 {
+        self.lanes.hash_one(key)
+    }
+
+    /// Publishes a message that the access rules allow.
+    pub(crate) fn publish(&self, lane: u64, origin: u64, draft: &Draft<'_>) -> Result<(), RouterGone> {
+        let message = Message::new(draft, origin, self.now_ms());
+        // Kept before it is routed: a subscriber that comes between gets it twice rather than not at all.
+        if draft.retain {
+            let mut retained = lock(&self.retained);
+            if retained.store(&message) == Stored::Full {
+                self.counters.dropped_retained_full.one();
+            }
+        }
+        let topic = draft.topic.parse::<Topic>().ok();
+        let channel = channel::route(topic.as_ref());
+        match topic {
+            Some(Topic::ToDevice { org, device, .. }) => {
+                self.hand_to_device(&PrincipalKey::Device { org, device }, &message);
+            }
+            Some(Topic::Server { .. }) => {
+                for session in self.registry.devices() {
+                    // A device that does not take its messages is ended by what is sent to it alone.
+                    session.offer(&message);
+                }
+            }
+            _ => {}
+        }
+        self.router.publish(lane, channel, &message)
+    }
+
+    fn hand_to_device(&self, key: &PrincipalKey, message: &Message) {
+        let Some(session) = self.registry.device(key) else {
+            self.counters.dropped_device_absent.one();
+            return;
+        };
+        match session.offer(message) {
+            Offer::Queued => {}
+            Offer::NotWanted => self.counters.dropped_device_absent.one(),
+            Offer::Full => {
+                self.counters.device_queue_overflows.one();
+                tracing::warn!(client = %key, "device does not take its messages, ending its connection");
+                self.registry.kick(key, Kick::QueueFull);
+            }
+        }
+    }
+
+    /// Publishes a will.
+    pub(crate) fn publish_will(&self, lane: u64, origin: u64, will: &Will) {
+        self.counters.wills.one();
+        if self.publish(lane, origin, &will.draft()).is_err() {
+            tracing::error!("a will could not be published: the router has stopped");
+        }
+    }
+
+    /// Lets one more connection in before login, or not: `None` if there is no room for this address or at all.
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Admission> {
+        let mut table = lock(&self.unauthenticated);
+        let total = self.counters.connections_unauthenticated.get();
+        let of_address = table.entry(address).or_insert(0);
+        if *of_address >= self.limits.unauthenticated_per_address
+            || total >= self.limits.unauthenticated as u64
+        {
+            if *of_address == 0 {
+                table.remove(&address);
+            }
+            drop(table);
+            self.counters.refused_before_login.one();
+            return None;
+        }
+        *of_address += 1;
+        self.counters.connections_unauthenticated.one();
+        Some(Admission { gate: self.clone(), address })
+    }
+
+    /// Connections past login.
+    pub(crate) fn connections(&self) -> u64 {
+        let counters = &self.counters;
+        counters.connections_devices.get()
+            + counters.connections_people.get()
+            + counters.connections_services.get()
+    }
+}
+
+/// A connection's place before login; given back when dropped.
+pub(crate) struct Admission {
+    gate: Arc<Gate>,
+    address: IpAddr,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.gate.counters.connections_unauthenticated.take(1);
+        let mut table = lock(&self.gate.unauthenticated);
+        if let Some(count) = table.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                table.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Ends sessions and publishes wills whose time has come, and drops expired retained messages.
+async fn sweep(gate: Weak<Gate>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Some(gate) = gate.upgrade() else { return };
+        for (key, origin, will) in gate.registry.sweep(Instant::now()) {
+            gate.publish_will(gate.lane(&key), origin, &will);
+        }
+        let now_ms = gate.now_ms();
+        lock(&gate.retained).expire(now_ms);
+    }
+}

@@ -1,0 +1,191 @@
+//! Links for parts of the server in the same process, such as `fleetd`: no socket, no password, no packet.
+//!
+//! A service reads the router's log directly, so what it has not fetched yet waits there (with larger segments than
+//! others have) and not in a queue of its own.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::access::{self, PublishDecision};
+use crate::broker::BrokerError;
+use crate::channel::{Kinds, Scope};
+use crate::filter::matches;
+use crate::gate::Gate;
+use crate::message::{Draft, Message as Carried};
+use crate::principal::Principal;
+use crate::router::{FromRouter, LinkReceiver, LinkRefused, LinkSender, lock};
+use crate::session::pump::Places;
+
+/// How surely a subscriber over the network gets a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QoS {
+    /// Once or not at all.
+    AtMostOnce = 0,
+    /// At least once.
+    AtLeastOnce = 1,
+    /// Exactly once.
+    ExactlyOnce = 2,
+}
+
+/// A received message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Where it was published.
+    pub topic: String,
+    /// What was published.
+    pub payload: Bytes,
+    /// It was retained before this link was made.
+    pub retain: bool,
+}
+
+/// Publishes as a service. Cheap to clone.
+#[derive(Clone)]
+pub struct ServicePublisher {
+    gate: Arc<Gate>,
+    principal: Principal,
+    origin: u64,
+    lane: u64,
+}
+
+impl ServicePublisher {
+    /// Publishes a message. It is with the router, and with the device that it is for, when this returns.
+    ///
+    /// # Errors
+    /// The topic is not a topic name, or keeps no retained message; the router has stopped.
+    pub async fn publish(
+        &self,
+        topic: String,
+        payload: Bytes,
+        qos: QoS,
+        retain: bool,
+    ) -> Result<(), BrokerError> {
+        match access::publish(&self.principal, &topic, retain) {
+            PublishDecision::Allow => {}
+            PublishDecision::DenyRetain => return Err(BrokerError::NotRetained(topic)),
+            PublishDecision::Deny | PublishDecision::AcknowledgeAndDrop => {
+                return Err(BrokerError::BadTopic(topic));
+            }
+        }
+        let draft = Draft {
+            topic: &topic,
+            properties: &[],
+            payload: &payload,
+            qos: qos as u8,
+            retain,
+            expiry_seconds: None,
+        };
+        self.gate.counters.messages_in.one();
+        self.gate.publish(self.lane, self.origin, &draft)?;
+        self.gate.router.caught_up(self.lane).await;
+        Ok(())
+    }
+}
+
+/// Receives what was published on a service's filters, retained messages first.
+pub struct ServiceSubscriber {
+    gate: Arc<Gate>,
+    filters: Vec<String>,
+    waiting: VecDeque<Message>,
+    channels: Vec<String>,
+    places: Places,
+    link: Option<(Arc<LinkSender>, LinkReceiver)>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl ServiceSubscriber {
+    /// The next message; `None` when the router has stopped. Dropping the future loses nothing.
+    pub async fn recv(&mut self) -> Option<Message> {
+        if let Some(message) = self.waiting.pop_front() {
+            return Some(message);
+        }
+        loop {
+            let event = self.link.as_mut()?.1.next().await.ok()?;
+            if let Some(message) = self.take(event) {
+                self.gate.counters.messages_out.one();
+                return Some(message);
+            }
+        }
+    }
+
+    fn take(&mut self, event: FromRouter) -> Option<Message> {
+        let FromRouter::Message { channel, offset, bytes } = event else { return None };
+        self.gate.counters.dropped_log_wrapped.add(self.places.gap(&channel, offset));
+        let message = Carried::from_bytes(bytes)?;
+        let wanted = self.filters.iter().any(|filter| matches(filter, message.topic()));
+        let fresh = message.expiry_left(self.gate.now_ms()).is_ok();
+        (wanted && fresh).then(|| Message {
+            topic: message.topic().to_owned(),
+            payload: message.payload(),
+            retain: false,
+        })
+    }
+
+    /// What is retained on the filters now, each topic once.
+    fn fetch_retained(&mut self) {
+        let mut known: Vec<Carried> = Vec::new();
+        for filter in &self.filters {
+            known.extend(lock(&self.gate.retained).matching(filter, None, usize::MAX, self.gate.now_ms()));
+        }
+        known.sort_by(|a, b| a.topic().cmp(b.topic()));
+        known.dedup_by(|a, b| a.topic() == b.topic());
+        self.waiting.extend(known.iter().map(|message| Message {
+            topic: message.topic().to_owned(),
+            payload: message.payload(),
+            retain: true,
+        }));
+    }
+}
+
+impl Drop for ServiceSubscriber {
+    fn drop(&mut self) {
+        if let Some((sender, receiver)) = self.link.take() {
+            let (gate, channels) = (self.gate.clone(), std::mem::take(&mut self.channels));
+            self.runtime.spawn(async move { gate.router.recycle(sender, receiver, channels).await });
+        }
+    }
+}
+
+/// Makes a link. Blocks for as long as the router needs to answer.
+pub(crate) fn link(
+    gate: &Arc<Gate>,
+    name: &str,
+    filters: &[&str],
+) -> Result<(ServicePublisher, ServiceSubscriber), BrokerError> {
+    if let Some(bad) = filters.iter().find(|filter| !access::valid_filter(filter)) {
+        return Err(BrokerError::BadFilter((*bad).to_owned()));
+    }
+    let runtime = tokio::runtime::Handle::try_current().map_err(|_| BrokerError::NoRuntime)?;
+    let principal = Principal::Service { name: name.to_owned() };
+    let (sender, mut receiver) = gate.router.link_now().map_err(|refused| match refused {
+        LinkRefused::Gone => BrokerError::RouterGone,
+        LinkRefused::Full => BrokerError::NoLink,
+    })?;
+    let scope = Scope::of(&principal);
+    let kinds = filters.iter().fold(Kinds::default(), |kinds, filter| kinds.union(scope.kinds(filter)));
+    let channels: Vec<String> = kinds.iter().map(|kind| scope.channel(kind)).collect();
+    if !channels.is_empty() {
+        sender.subscribe(1, channels.clone())?;
+        // A fresh link has nothing else to say before the answer, or drops what an earlier user left.
+        while !matches!(receiver.next_now()?, FromRouter::Subscribed(1)) {}
+    }
+    let mut subscriber = ServiceSubscriber {
+        gate: gate.clone(),
+        filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
+        waiting: VecDeque::new(),
+        channels,
+        places: Places::default(),
+        link: Some((sender, receiver)),
+        runtime,
+    };
+    // After the subscription stands, so that nothing falls between.
+    subscriber.fetch_retained();
+    let publisher = ServicePublisher {
+        gate: gate.clone(),
+        lane: gate.lane(&principal.key()),
+        principal,
+        origin: gate.number(),
+    };
+    Ok((publisher, subscriber))
+}

@@ -1,0 +1,224 @@
+//! A client's session: the state that outlives a connection if the client wants it to, and its link to the router.
+//!
+//! Three parties meet here under one lock, held only for single steps: the connection, which takes what is to be sent;
+//! the pump, which brings messages from the router; and publishers, which hand a device its messages directly. A device's
+//! session has no link.
+
+pub(crate) mod pump;
+pub(crate) mod state;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+
+use crate::access::{self, SubscribeDecision};
+use crate::channel::{Kinds, Scope};
+use crate::codec::encode::Granted;
+use crate::gate::Gate;
+use crate::message::Message;
+use crate::principal::Principal;
+use crate::router::{LinkRefused, LinkSender, RouterGone, lock};
+use state::{Offer, SessionState};
+
+/// Retained messages that a new subscription has still to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RetainedJob {
+    pub(crate) filter: String,
+    pub(crate) qos: u8,
+    /// The last topic that has been sent.
+    pub(crate) after: Option<String>,
+}
+
+/// The answer to a SUBSCRIBE, held until the router has the subscription.
+#[derive(Clone, Debug)]
+pub(crate) struct SubscribeAnswer {
+    pub(crate) packet_id: u16,
+    pub(crate) granted: Vec<Granted>,
+    pub(crate) retained: Vec<RetainedJob>,
+}
+
+/// One session.
+pub(crate) struct Session {
+    /// Its number, also the origin of what it publishes.
+    pub(crate) id: u64,
+    inner: Mutex<Inner>,
+    /// Something is to be sent.
+    pub(crate) to_send: Notify,
+    /// Room in the queue, or an end: the pump looks again.
+    room: Notify,
+}
+
+/// What is behind the lock.
+pub(crate) struct Inner {
+    pub(crate) state: SessionState,
+    pub(crate) scope: Scope,
+    connected: bool,
+    ended: bool,
+    /// What the link is subscribed to.
+    kinds: Kinds,
+    link: Option<Arc<LinkSender>>,
+    /// Number of the last subscription sent to the router, and of the last one it has confirmed.
+    asked: u16,
+    confirmed: u16,
+    unanswered: VecDeque<(u16, SubscribeAnswer)>,
+    /// Answers to be written.
+    pub(crate) answers: VecDeque<SubscribeAnswer>,
+    pub(crate) retained_jobs: VecDeque<RetainedJob>,
+}
+
+impl Session {
+    pub(crate) fn new(id: u64, principal: &Principal, keeps: bool, limit_bytes: usize) -> Session {
+        Session {
+            id,
+            inner: Mutex::new(Inner {
+                state: SessionState::new(id, keeps, limit_bytes),
+                scope: Scope::of(principal),
+                connected: true,
+                ended: false,
+                kinds: Kinds::default(),
+                link: None,
+                asked: 0,
+                confirmed: 0,
+                unanswered: VecDeque::new(),
+                answers: VecDeque::new(),
+                retained_jobs: VecDeque::new(),
+            }),
+            to_send: Notify::new(),
+            room: Notify::new(),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+
+    /// Hands over a message that may be for this client. `Full` means that it is, and that there is no room.
+    pub(crate) fn offer(&self, message: &Message) -> Offer {
+        let mut inner = self.lock();
+        let connected = inner.connected;
+        let offer = inner.state.offer(message, connected);
+        drop(inner);
+        if offer == Offer::Queued && connected {
+            self.to_send.notify_one();
+        }
+        offer
+    }
+
+    /// Tells the pump that the queue has room again.
+    pub(crate) fn made_room(&self) {
+        self.room.notify_one();
+    }
+
+    /// The client is there again. Its subscriptions are checked against what it may see now.
+    pub(crate) fn attach(&self, principal: &Principal, keeps: bool) {
+        let mut inner = self.lock();
+        inner.connected = true;
+        inner.scope = Scope::of(principal);
+        inner.state.set_keeps(keeps);
+        inner.state.resume(|filter| access::subscribe(principal, filter) == SubscribeDecision::Allow);
+        // The connection that asked has gone, and its questions with it.
+        inner.unanswered.clear();
+        inner.answers.clear();
+        inner.retained_jobs.clear();
+        // An error means that the router has gone, which everybody finds out by themselves.
+        let _ = inner.settle_kinds();
+    }
+
+    /// The client has gone, and may be back.
+    pub(crate) fn detach(&self) {
+        let mut inner = self.lock();
+        inner.connected = false;
+        inner.state.detach();
+        drop(inner);
+        self.made_room();
+    }
+
+    /// The session is over; its link goes back to the router.
+    pub(crate) fn end(&self) {
+        let mut inner = self.lock();
+        inner.ended = true;
+        if let Some(link) = inner.link.take() {
+            // Wakes the pump; without a router there is nothing to give back.
+            let _ = link.ping();
+        }
+        drop(inner);
+        self.made_room();
+    }
+
+    /// Makes sure that a session of a person or a service has a link.
+    pub(crate) async fn connect_link(self: &Arc<Self>, gate: &Arc<Gate>) -> Result<(), LinkRefused> {
+        if self.lock().link.is_some() {
+            return Ok(());
+        }
+        // Only the session's one connection comes here, so no second link is made meanwhile.
+        let (sender, receiver) = gate.router.link().await?;
+        self.lock().link = Some(sender.clone());
+        tokio::spawn(pump::pump(gate.clone(), self.clone(), sender, receiver));
+        Ok(())
+    }
+
+    /// Subscribes the link to what the session's filters need now; `answer` is given once the router has it.
+    pub(crate) fn answer_when_subscribed(&self, answer: SubscribeAnswer) -> Result<(), RouterGone> {
+        let mut inner = self.lock();
+        inner.settle_kinds()?;
+        if inner.link.is_none() || inner.asked == inner.confirmed {
+            inner.give(answer);
+            drop(inner);
+            self.to_send.notify_one();
+        } else {
+            let waits_for = inner.asked;
+            inner.unanswered.push_back((waits_for, answer));
+        }
+        Ok(())
+    }
+
+    /// Removes a filter; true if it was there.
+    pub(crate) fn unsubscribe(&self, filter: &str) -> Result<bool, RouterGone> {
+        let mut inner = self.lock();
+        let known = inner.state.unsubscribe(filter);
+        inner.retained_jobs.retain(|job| job.filter != filter);
+        inner.settle_kinds()?;
+        Ok(known)
+    }
+
+    /// The router has the subscription with this token. Its answers come in the order of the questions.
+    fn subscribed(&self, token: u16) {
+        let mut inner = self.lock();
+        inner.confirmed = token;
+        while inner.unanswered.front().is_some_and(|(waits_for, _)| *waits_for == token) {
+            if let Some((_, answer)) = inner.unanswered.pop_front() {
+                inner.give(answer);
+            }
+        }
+        drop(inner);
+        self.to_send.notify_one();
+    }
+}
+
+impl Inner {
+    fn give(&mut self, answer: SubscribeAnswer) {
+        self.retained_jobs.extend(answer.retained.iter().cloned());
+        self.answers.push_back(answer);
+    }
+
+    /// The router's filters that the link is subscribed to.
+    fn channels(&self) -> Vec<String> {
+        self.kinds.iter().map(|kind| self.scope.channel(kind)).collect()
+    }
+
+    /// Brings the link's subscriptions in line with the session's.
+    fn settle_kinds(&mut self) -> Result<(), RouterGone> {
+        let Some(link) = &self.link else { return Ok(()) };
+        let needed = self.state.kinds(&self.scope);
+        let channels = |kinds: Kinds| kinds.iter().map(|kind| self.scope.channel(kind)).collect::<Vec<_>>();
+        link.unsubscribe(channels(self.kinds.without(needed)))?;
+        let missing = needed.without(self.kinds);
+        if !missing.is_empty() {
+            self.asked = self.asked.wrapping_add(1);
+            link.subscribe(self.asked, channels(missing))?;
+        }
+        self.kinds = needed;
+        Ok(())
+    }
+}

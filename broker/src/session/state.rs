@@ -1,0 +1,339 @@
+//! What a session knows: its subscriptions, what waits for the client, and what is on its way in either direction.
+//!
+//! Pure: no task, socket or clock. It hands out what to send next and takes acknowledgements in any order. It owns the
+//! client's packet identifiers; the router knows nothing of them.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::channel::{Kinds, Scope};
+use crate::filter::matches;
+use crate::message::Message;
+
+/// What a queued message costs beside its bytes.
+const ENTRY_BYTES: usize = 64;
+
+/// One subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Subscription {
+    pub(crate) filter: String,
+    pub(crate) qos: u8,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+}
+
+/// A message that waits for the client or is on its way to it.
+#[derive(Clone, Debug)]
+struct Waiting {
+    message: Message,
+    qos: u8,
+    retain: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// PUBLISH sent; PUBACK or PUBREC is awaited.
+    Published,
+    /// PUBREL sent; PUBCOMP is awaited.
+    Released,
+}
+
+#[derive(Debug)]
+struct Inflight {
+    packet_id: u16,
+    stage: Stage,
+    /// Sent on the connection of now, rather than an earlier one.
+    sent_here: bool,
+    /// Kept until the client has it; `None` where it will never be sent again.
+    waiting: Option<Waiting>,
+}
+
+/// The next packet for the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    Publish { message: Message, qos: u8, retain: bool, packet_id: u16, dup: bool },
+    Release { packet_id: u16 },
+}
+
+/// What became of an offered message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offer {
+    Queued,
+    /// No subscription matches, or it is QoS 0 and the client is away.
+    NotWanted,
+    /// It matches and there is no room.
+    Full,
+}
+
+/// What a PUBREC leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// Answer with PUBREL.
+    Release,
+    /// The client refused the message: nothing more to do.
+    Refused,
+    /// Not one of ours: answer with PUBREL and "packet identifier not found".
+    Unknown,
+}
+
+/// What a QoS 2 PUBLISH is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Incoming {
+    /// New: publish it.
+    First,
+    /// It has been published already.
+    Repeated,
+    /// More than agreed are unreleased.
+    TooMany,
+}
+
+/// The state of one session.
+#[derive(Debug)]
+pub(crate) struct SessionState {
+    /// Its number: what it publishes carries it as origin.
+    id: u64,
+    /// Messages have to be kept until they are acknowledged, because the session may be resumed.
+    keeps: bool,
+    limit_bytes: usize,
+    subscriptions: Vec<Subscription>,
+    queue: VecDeque<Waiting>,
+    queued_bytes: usize,
+    inflight: VecDeque<Inflight>,
+    last_packet_id: u16,
+    unreleased: BTreeSet<u16>,
+}
+
+impl SessionState {
+    /// An empty session. Past `limit_bytes` of waiting messages it takes no more.
+    pub(crate) fn new(id: u64, keeps: bool, limit_bytes: usize) -> SessionState {
+        SessionState {
+            id,
+            keeps,
+            limit_bytes,
+            subscriptions: Vec::new(),
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            inflight: VecDeque::new(),
+            last_packet_id: 0,
+            unreleased: BTreeSet::new(),
+        }
+    }
+
+    /// Whether sent messages have to be kept for a later connection.
+    pub(crate) fn set_keeps(&mut self, keeps: bool) {
+        self.keeps = keeps;
+    }
+
+    /// Adds or replaces a subscription; true if its filter is new.
+    pub(crate) fn subscribe(&mut self, subscription: Subscription) -> bool {
+        match self.subscriptions.iter_mut().find(|known| known.filter == subscription.filter) {
+            Some(known) => {
+                *known = subscription;
+                false
+            }
+            None => {
+                self.subscriptions.push(subscription);
+                true
+            }
+        }
+    }
+
+    /// True if there was such a subscription.
+    pub(crate) fn unsubscribe(&mut self, filter: &str) -> bool {
+        let before = self.subscriptions.len();
+        self.subscriptions.retain(|known| known.filter != filter);
+        self.subscriptions.len() < before
+    }
+
+    pub(crate) fn subscription(&self, filter: &str) -> Option<&Subscription> {
+        self.subscriptions.iter().find(|known| known.filter == filter)
+    }
+
+    pub(crate) fn subscription_count(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// The kinds of messages that the subscriptions need.
+    pub(crate) fn kinds(&self, scope: &Scope) -> Kinds {
+        self.subscriptions.iter().fold(Kinds::default(), |kinds, s| kinds.union(scope.kinds(&s.filter)))
+    }
+
+    /// QoS and retain flag with which a message is to be delivered, `None` if it is not for this client. Several
+    /// matching subscriptions give one delivery, with the best QoS among them.
+    fn grant(&self, message: &Message) -> Option<(u8, bool)> {
+        let mut granted: Option<(u8, bool)> = None;
+        for subscription in &self.subscriptions {
+            if (subscription.no_local && message.origin() == self.id)
+                || !matches(&subscription.filter, message.topic())
+            {
+                continue;
+            }
+            let (qos, retain) = granted.unwrap_or((0, false));
+            granted = Some((
+                qos.max(subscription.qos.min(message.qos())),
+                retain || (subscription.retain_as_published && message.retain()),
+            ));
+        }
+        granted
+    }
+
+    /// Queues a fresh message if it is for this client. While the client is away QoS 0 is not kept.
+    pub(crate) fn offer(&mut self, message: &Message, connected: bool) -> Offer {
+        let Some((qos, retain)) = self.grant(message) else { return Offer::NotWanted };
+        if qos == 0 && !connected {
+            return Offer::NotWanted;
+        }
+        if self.queued_bytes >= self.limit_bytes {
+            return Offer::Full;
+        }
+        self.enqueue(Waiting { message: message.clone(), qos, retain });
+        Offer::Queued
+    }
+
+    /// Queues a retained message for a new subscription; its caller asks for [`SessionState::wants_retained`] first.
+    pub(crate) fn offer_retained(&mut self, message: &Message, subscription_qos: u8) {
+        let qos = subscription_qos.min(message.qos());
+        self.enqueue(Waiting { message: message.clone(), qos, retain: true });
+    }
+
+    /// True while so little is queued that the next retained messages can be fetched.
+    pub(crate) fn wants_retained(&self) -> bool {
+        self.queue.len() < 32 && self.queued_bytes < self.limit_bytes
+    }
+
+    fn enqueue(&mut self, waiting: Waiting) {
+        self.queued_bytes += waiting.message.len() + ENTRY_BYTES;
+        self.queue.push_back(waiting);
+    }
+
+    /// True if the queue has taken in less than its limit.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queued_bytes < self.limit_bytes
+    }
+
+    /// What to send next, if anything may be sent: at most `window` publishes of QoS 1 and 2 are under way.
+    pub(crate) fn next(&mut self, window: usize) -> Option<Next> {
+        let mut under_way = 0;
+        for entry in &mut self.inflight {
+            if under_way >= window {
+                return None;
+            }
+            under_way += 1;
+            if entry.sent_here {
+                continue;
+            }
+            entry.sent_here = true;
+            return Some(match (&entry.waiting, entry.stage) {
+                (Some(w), Stage::Published) => Next::Publish {
+                    message: w.message.clone(),
+                    qos: w.qos,
+                    retain: w.retain,
+                    packet_id: entry.packet_id,
+                    dup: true,
+                },
+                _ => Next::Release { packet_id: entry.packet_id },
+            });
+        }
+        let first = self.queue.front()?;
+        if first.qos > 0 && under_way >= window {
+            return None;
+        }
+        let waiting = self.queue.pop_front()?;
+        self.queued_bytes -= waiting.message.len() + ENTRY_BYTES;
+        if self.queue.is_empty() {
+            // A burst's room is given back.
+            self.queue = VecDeque::new();
+        }
+        let Waiting { message, qos, retain } = waiting;
+        let packet_id = if qos == 0 { 0 } else { self.free_packet_id() };
+        if qos > 0 {
+            let waiting = self.keeps.then(|| Waiting { message: message.clone(), qos, retain });
+            self.inflight.push_back(Inflight {
+                packet_id,
+                stage: Stage::Published,
+                sent_here: true,
+                waiting,
+            });
+        }
+        Some(Next::Publish { message, qos, retain, packet_id, dup: false })
+    }
+
+    /// The next id that is not in use; the window is far below 65,535, so there is one.
+    fn free_packet_id(&mut self) -> u16 {
+        loop {
+            self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
+            if self.inflight.iter().all(|entry| entry.packet_id != self.last_packet_id) {
+                return self.last_packet_id;
+            }
+        }
+    }
+
+    /// A sent message that will not be acknowledged after all (it was too large for the client).
+    pub(crate) fn forget(&mut self, packet_id: u16) {
+        self.inflight.retain(|entry| entry.packet_id != packet_id);
+    }
+
+    /// PUBACK.
+    pub(crate) fn acknowledged(&mut self, packet_id: u16) {
+        let stage = Stage::Published;
+        self.inflight.retain(|entry| entry.packet_id != packet_id || entry.stage != stage);
+    }
+
+    /// PUBREC.
+    pub(crate) fn received(&mut self, packet_id: u16, refused: bool) -> Received {
+        let Some(entry) = self.inflight.iter_mut().find(|entry| entry.packet_id == packet_id) else {
+            return Received::Unknown;
+        };
+        if refused {
+            self.forget(packet_id);
+            return Received::Refused;
+        }
+        entry.stage = Stage::Released;
+        entry.waiting = None;
+        Received::Release
+    }
+
+    /// PUBCOMP.
+    pub(crate) fn completed(&mut self, packet_id: u16) {
+        let stage = Stage::Released;
+        self.inflight.retain(|entry| entry.packet_id != packet_id || entry.stage != stage);
+    }
+
+    /// A QoS 2 PUBLISH came in; at most `limit` may be unreleased.
+    pub(crate) fn incoming(&mut self, packet_id: u16, limit: usize) -> Incoming {
+        if self.unreleased.contains(&packet_id) {
+            return Incoming::Repeated;
+        }
+        if self.unreleased.len() >= limit {
+            return Incoming::TooMany;
+        }
+        self.unreleased.insert(packet_id);
+        Incoming::First
+    }
+
+    /// PUBREL; true if the id was known.
+    pub(crate) fn release(&mut self, packet_id: u16) -> bool {
+        self.unreleased.remove(&packet_id)
+    }
+
+    /// The client is back: what it has not acknowledged is sent again, and what it may no longer see is dropped.
+    pub(crate) fn resume(&mut self, allowed: impl Fn(&str) -> bool) {
+        self.subscriptions.retain(|subscription| allowed(&subscription.filter));
+        let subscriptions = std::mem::take(&mut self.subscriptions);
+        let visible = |waiting: &Waiting| {
+            subscriptions.iter().any(|subscription| matches(&subscription.filter, waiting.message.topic()))
+        };
+        self.queue.retain(visible);
+        self.queued_bytes = self.queue.iter().map(|w| w.message.len() + ENTRY_BYTES).sum();
+        self.inflight.retain(|entry| entry.waiting.as_ref().is_none_or(visible));
+        for entry in &mut self.inflight {
+            entry.sent_here = false;
+        }
+        self.subscriptions = subscriptions;
+    }
+
+    /// The client has gone: QoS 0 messages are not kept for it.
+    pub(crate) fn detach(&mut self) {
+        self.queue.retain(|waiting| waiting.qos > 0);
+        self.queued_bytes = self.queue.iter().map(|w| w.message.len() + ENTRY_BYTES).sum();
+    }
+}
