@@ -208,3 +208,6 @@ pub(crate) fn route(topic: Option<&Topic>) -> String {
         Topic::Server { .. } => format!("s/-/{kind}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

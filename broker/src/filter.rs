@@ -43,3 +43,6 @@ pub(crate) fn literal_prefix(filter: &str) -> &str {
         None => filter,
     }
 }
+
+#[cfg(test)]
+mod tests;

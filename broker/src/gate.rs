@@ -127,6 +127,7 @@ impl Gate {
 
     /// Lets one more connection in before login, or not: `None` if there is no room for this address or at all.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Admission> {
+        let address = address.to_canonical();
         let mut table = lock(&self.unauthenticated);
         let total = self.counters.connections_unauthenticated.get();
         let of_address = table.entry(address).or_insert(0);
@@ -177,13 +178,15 @@ impl Drop for Admission {
 async fn sweep(gate: Weak<Gate>) {
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for round in 0u64.. {
         tick.tick().await;
         let Some(gate) = gate.upgrade() else { return };
         for (key, origin, will) in gate.registry.sweep(Instant::now()) {
             gate.publish_will(gate.lane(&key), origin, &will);
         }
-        let now_ms = gate.now_ms();
-        lock(&gate.retained).expire(now_ms);
+        // Expired ones are not delivered in any case; this gives their room back.
+        if round % 64 == 0 {
+            lock(&gate.retained).expire(gate.now_ms());
+        }
     }
 }

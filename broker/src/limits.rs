@@ -10,6 +10,8 @@ use std::time::Duration;
 pub struct Limits {
     /// Connections past login, of all kinds together. The next one is refused with "server busy". 20,000.
     pub connections: usize,
+    /// Connections of one person or service at a time. The next one is refused with "quota exceeded". 100.
+    pub connections_per_principal: usize,
     /// Connections before login from one address. The next one is closed at once. 256: a venue's boxes share an
     /// address and come back together after a power cut.
     pub unauthenticated_per_address: usize,
@@ -70,6 +72,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 20_000,
+            connections_per_principal: 100,
             unauthenticated_per_address: 256,
             unauthenticated: 4_096,
             handshake_time: Duration::from_secs(10),

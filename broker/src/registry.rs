@@ -121,8 +121,8 @@ pub(crate) struct Opened {
     pub(crate) session: Arc<Session>,
     /// It is a resumed one.
     pub(crate) present: bool,
-    /// The will of the session that this one replaces.
-    pub(crate) orphaned_will: Option<(u64, Will)>,
+    /// Wills of sessions that this one replaced or that made room for it.
+    pub(crate) orphaned_wills: Vec<(u64, Will)>,
 }
 
 /// Why there is no session.
@@ -130,7 +130,7 @@ pub(crate) struct Opened {
 pub(crate) enum OpenError {
     /// Yet another connection has taken the place.
     TakenOver,
-    /// As many sessions as are allowed.
+    /// As many sessions or connections as are allowed.
     Full,
 }
 
@@ -322,7 +322,10 @@ impl Registry {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionLimit {
     pub(crate) total: usize,
+    /// Absent ones of one principal.
     pub(crate) per_principal: usize,
+    /// Live connections of one principal.
+    pub(crate) connections: usize,
 }
 
 impl Table {
@@ -345,14 +348,18 @@ impl Table {
             .ok_or(OpenError::TakenOver)?;
         let absent = list[index].absent.take();
         if !clean && let Some(session) = &list[index].session {
-            return Ok(Opened { session: session.clone(), present: true, orphaned_will: None });
+            return Ok(Opened { session: session.clone(), present: true, orphaned_wills: Vec::new() });
         }
-        let orphaned_will = absent.and_then(|absent| absent.will).map(|(_, id, will)| (id, will));
+        let mut orphaned_wills = Vec::new();
+        orphaned_wills.extend(absent.and_then(|absent| absent.will).map(|(_, id, will)| (id, will)));
         if let Some(old) = list[index].session.take() {
             ended.push(old);
             self.sessions -= usize::from(counts);
         }
         if counts {
+            if list.iter().filter(|client| client.live.is_some()).count() > limit.connections {
+                return Err(OpenError::Full);
+            }
             let waiting = list.iter().filter(|client| client.absent.is_some()).count();
             if waiting >= limit.per_principal {
                 let oldest = list
@@ -365,20 +372,20 @@ impl Table {
                 if let Some((_, oldest)) = oldest
                     && let Some(session) = oldest.session.take()
                 {
-                    oldest.absent = None;
+                    let will = oldest.absent.take().and_then(|absent| absent.will);
+                    orphaned_wills.extend(will.map(|(_, id, will)| (id, will)));
                     ended.push(session);
                     self.sessions -= 1;
                 }
             }
             if self.sessions >= limit.total {
-                list[index].live = None;
                 return Err(OpenError::Full);
             }
             self.sessions += 1;
         }
         let session = Arc::new(make());
         list[index].session = Some(session.clone());
-        Ok(Opened { session, present: false, orphaned_will })
+        Ok(Opened { session, present: false, orphaned_wills })
     }
 
     fn forget_empty(&mut self, key: &PrincipalKey) {

@@ -99,3 +99,6 @@ impl Retained {
 fn cost(message: &Message) -> usize {
     message.len() + message.topic().len()
 }
+
+#[cfg(test)]
+mod tests;

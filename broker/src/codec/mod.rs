@@ -12,6 +12,8 @@ pub(crate) mod packet;
 pub(crate) mod properties;
 pub(crate) mod reader;
 pub(crate) mod reason;
+#[cfg(test)]
+mod tests;
 
 use reason::Reason;
 

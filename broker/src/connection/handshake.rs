@@ -68,8 +68,9 @@ where
     match accept(gate, &connect, peer, transport).await {
         Ok(accepted) => Some(accepted),
         Err(refused) => {
-            // The reason is for the log and for MQTT 5 clients; the client id is hostile text.
-            tracing::info!(%peer, username = ?connect.username, reason = refused.why, "connection refused");
+            // Names are hostile text of any length: escaped, and only as much as helps.
+            let username: Option<String> = connect.username.map(|name| name.chars().take(130).collect());
+            tracing::info!(%peer, ?username, reason = refused.why, "connection refused");
             encode::connack_refused(&mut wire.out, refused.version, refused.reason, refused.why);
             None
         }
@@ -194,7 +195,7 @@ async fn authenticate(
     peer: SocketAddr,
     transport: Transport,
 ) -> Result<Principal, Refusal> {
-    let address = peer.ip();
+    let address = peer.ip().to_canonical();
     let user = connect.username.unwrap_or("");
     if lock(&gate.failures).is_held_back(address, user, Instant::now()) {
         return Err(Refusal::TooManyFailures);

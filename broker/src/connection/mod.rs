@@ -87,9 +87,11 @@ where
     let mut wire = Wire::new(io, gate.limits.write_time);
     // Boxed, so that an idle connection does not pay for the size of its beginning.
     let accepted = Box::pin(handshake::handshake(&gate, &mut wire, peer, transport)).await;
-    drop(admission);
     match accepted {
-        Some(accepted) => Box::pin(live(gate, wire, peer, transport, accepted)).await,
+        Some(accepted) => {
+            drop(admission);
+            Box::pin(live(gate, wire, peer, transport, accepted)).await;
+        }
         None => Box::pin(wire.close()).await,
     }
 }
@@ -148,7 +150,7 @@ async fn live<S>(
             drop(place);
             let (reason, why) = match error {
                 OpenError::TakenOver => (Reason::ServerBusy, "replaced by another connection"),
-                OpenError::Full => (Reason::QuotaExceeded, "too many sessions"),
+                OpenError::Full => (Reason::QuotaExceeded, "too many connections or sessions"),
             };
             gate.counters.refused_busy.one();
             encode::connack_refused(&mut wire.out, version, reason, why);
@@ -160,8 +162,8 @@ async fn live<S>(
     place.keep = accepted.session_expiry;
     place.will = accepted.will;
     gate.counters.connects.one();
-    if let Some((origin, will)) = opened.orphaned_will {
-        gate.publish_will(place.lane, origin, &will);
+    for (origin, will) in &opened.orphaned_wills {
+        gate.publish_will(place.lane, *origin, will);
     }
     if opened.present {
         session.attach(&accepted.principal, !place.keep.is_zero());
@@ -174,6 +176,14 @@ async fn live<S>(
         assigned_client_id: accepted.assigned.then_some(place.client_id.as_str()),
     };
     encode::connack_accepted(&mut wire.out, version, opened.present, properties);
+    // Nothing may be said before it, so a connection that is replaced already just ends.
+    tokio::select! {
+        biased;
+        _ = kick(&mut place.kicked) => return,
+        written = wire.flush() => if written.is_err() {
+            return;
+        },
+    }
 
     let mut client = serve::Client::new(
         gate.clone(),
@@ -262,8 +272,11 @@ fn open_session(
     place: &Place,
     accepted: &Accepted,
 ) -> Result<crate::registry::Opened, OpenError> {
-    let limit =
-        SessionLimit { total: gate.limits.sessions, per_principal: gate.limits.sessions_per_principal };
+    let limit = SessionLimit {
+        total: gate.limits.sessions,
+        per_principal: gate.limits.sessions_per_principal,
+        connections: gate.limits.connections_per_principal,
+    };
     let queue = match accepted.principal {
         Principal::Device { .. } => gate.limits.device_queued_bytes,
         _ => gate.limits.queued_bytes,

@@ -21,7 +21,7 @@ use crate::principal::Principal;
 use crate::rate::RateLimiter;
 use crate::router::{LinkRefused, RouterGone, lock};
 use crate::session::state::{Incoming, Next, Received, Subscription};
-use crate::session::{RetainedJob, Session, SubscribeAnswer};
+use crate::session::{RetainedJob, Session, SubscribeAnswer, SubscribeFailed};
 
 /// Output that is collected before it is written.
 const OUT_BYTES: usize = 64 * 1024;
@@ -185,11 +185,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             }
             Packet::PubComp(ack) => self.session.lock().state.completed(ack.packet_id),
             Packet::Unsubscribe { packet_id, filters } => {
-                let mut reasons = Vec::with_capacity(filters.len());
-                for filter in filters {
-                    let known = self.session.unsubscribe(filter)?;
-                    reasons.push(if known { Reason::Success } else { Reason::NoSubscriptionExisted });
-                }
+                let known = self.session.unsubscribe(&filters)?;
+                let reason = |known| if known { Reason::Success } else { Reason::NoSubscriptionExisted };
+                let reasons: Vec<Reason> = known.into_iter().map(reason).collect();
                 encode::unsuback(&mut self.wire.out, self.terms.version, packet_id, &reasons);
             }
             Packet::PingReq => encode::pingresp(&mut self.wire.out),
@@ -292,7 +290,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             Principal::Device { .. } => Ok(()),
             _ => self.session.connect_link(&self.gate).await,
         };
-        for wanted in &subscribe.filters {
+        for (index, wanted) in subscribe.filters.iter().enumerate() {
+            // So many can never be granted: the rest is not looked at one by one.
+            if index >= self.gate.limits.subscriptions {
+                answer.granted.push(Err(Reason::QuotaExceeded));
+                continue;
+            }
             let granted = match (access::subscribe(&self.principal, wanted.filter), link) {
                 (SubscribeDecision::Deny, _) => Err(Reason::NotAuthorized),
                 (SubscribeDecision::SharedNotSupported, _) => Err(Reason::SharedSubscriptionsNotSupported),
@@ -304,8 +307,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             self.count_refused(granted);
             answer.granted.push(granted);
         }
-        self.session.answer_when_subscribed(answer)?;
-        Ok(())
+        self.session.answer_when_subscribed(answer).map_err(|failed| match failed {
+            SubscribeFailed::RouterGone => End::RouterGone,
+            SubscribeFailed::TooMany => End::Broken(Reason::QuotaExceeded, "too many unanswered SUBSCRIBEs"),
+        })
     }
 
     fn add(&self, wanted: &packet::Wanted<'_>, retained: &mut Vec<RetainedJob>) -> Granted {

@@ -6,6 +6,8 @@
 
 pub(crate) mod pump;
 pub(crate) mod state;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -36,6 +38,23 @@ pub(crate) struct SubscribeAnswer {
     pub(crate) packet_id: u16,
     pub(crate) granted: Vec<Granted>,
     pub(crate) retained: Vec<RetainedJob>,
+}
+
+/// SUBSCRIBEs that may wait for the router. It answers at once unless the client does not take its messages.
+const MAX_UNANSWERED: usize = 256;
+
+/// Why a SUBSCRIBE cannot be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SubscribeFailed {
+    RouterGone,
+    /// Too many wait for an answer.
+    TooMany,
+}
+
+impl From<RouterGone> for SubscribeFailed {
+    fn from(_: RouterGone) -> SubscribeFailed {
+        SubscribeFailed::RouterGone
+    }
 }
 
 /// One session.
@@ -151,15 +170,28 @@ impl Session {
         if self.lock().link.is_some() {
             return Ok(());
         }
-        // Only the session's one connection comes here, so no second link is made meanwhile.
-        let (sender, receiver) = gate.router.link().await?;
-        self.lock().link = Some(sender.clone());
-        tokio::spawn(pump::pump(gate.clone(), self.clone(), sender, receiver));
-        Ok(())
+        // In a task of its own: a link whose taker has gone has to go back, or it is lost for good.
+        let (gate, session) = (gate.clone(), self.clone());
+        let made = tokio::spawn(async move {
+            let (sender, receiver) = gate.router.link().await?;
+            let is_first = {
+                let mut inner = session.lock();
+                let is_first = inner.link.is_none();
+                inner.link.get_or_insert_with(|| sender.clone());
+                is_first
+            };
+            if is_first {
+                tokio::spawn(pump::pump(gate, session, sender, receiver));
+            } else {
+                gate.router.recycle(sender, receiver, Vec::new()).await;
+            }
+            Ok(())
+        });
+        made.await.unwrap_or(Err(LinkRefused::Gone))
     }
 
     /// Subscribes the link to what the session's filters need now; `answer` is given once the router has it.
-    pub(crate) fn answer_when_subscribed(&self, answer: SubscribeAnswer) -> Result<(), RouterGone> {
+    pub(crate) fn answer_when_subscribed(&self, answer: SubscribeAnswer) -> Result<(), SubscribeFailed> {
         let mut inner = self.lock();
         inner.settle_kinds()?;
         if inner.link.is_none() || inner.asked == inner.confirmed {
@@ -167,17 +199,23 @@ impl Session {
             drop(inner);
             self.to_send.notify_one();
         } else {
+            if inner.unanswered.len() >= MAX_UNANSWERED {
+                return Err(SubscribeFailed::TooMany);
+            }
             let waits_for = inner.asked;
             inner.unanswered.push_back((waits_for, answer));
         }
         Ok(())
     }
 
-    /// Removes a filter; true if it was there.
-    pub(crate) fn unsubscribe(&self, filter: &str) -> Result<bool, RouterGone> {
+    /// Removes filters; tells for each whether it was there.
+    pub(crate) fn unsubscribe(&self, filters: &[&str]) -> Result<Vec<bool>, RouterGone> {
         let mut inner = self.lock();
-        let known = inner.state.unsubscribe(filter);
-        inner.retained_jobs.retain(|job| job.filter != filter);
+        let mut known = Vec::with_capacity(filters.len());
+        for filter in filters {
+            known.push(inner.state.unsubscribe(filter));
+            inner.retained_jobs.retain(|job| job.filter != *filter);
+        }
         inner.settle_kinds()?;
         Ok(known)
     }
@@ -198,7 +236,11 @@ impl Session {
 
 impl Inner {
     fn give(&mut self, answer: SubscribeAnswer) {
-        self.retained_jobs.extend(answer.retained.iter().cloned());
+        for job in &answer.retained {
+            // One walk for a filter at a time: a second one begins again.
+            self.retained_jobs.retain(|known| known.filter != job.filter);
+            self.retained_jobs.push_back(job.clone());
+        }
         self.answers.push_back(answer);
     }
 

@@ -1,0 +1,203 @@
+#![allow(clippy::unwrap_used)]
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::state::{Incoming, Next, Offer, Received, SessionState, Subscription};
+use crate::message::{Draft, Message};
+
+fn message(topic: &str, payload: &str, qos: u8, origin: u64) -> Message {
+    let draft = Draft {
+        topic,
+        properties: &[],
+        payload: payload.as_bytes(),
+        qos,
+        retain: false,
+        expiry_seconds: None,
+    };
+    Message::new(&draft, origin, 0)
+}
+
+fn subscription(filter: &str, qos: u8) -> Subscription {
+    Subscription { filter: filter.into(), qos, no_local: false, retain_as_published: false }
+}
+
+fn session(filter: &str, qos: u8) -> SessionState {
+    let mut state = SessionState::new(1, true, 1 << 20);
+    state.subscribe(subscription(filter, qos));
+    state
+}
+
+/// A client's answers and losses.
+#[derive(Clone, Debug)]
+enum Step {
+    Offer {
+        qos: u8,
+    },
+    Send,
+    /// Acknowledge the nth of what is unacknowledged, in any order.
+    Acknowledge {
+        nth: usize,
+    },
+    Reconnect,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0u8..3).prop_map(|qos| Step::Offer { qos }),
+        4 => Just(Step::Send),
+        3 => (0usize..8).prop_map(|nth| Step::Acknowledge { nth }),
+        1 => Just(Step::Reconnect),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_message_of_qos_1_and_2_arrives_over_any_acknowledgements_and_reconnects(
+        steps in prop::collection::vec(step(), 1..120),
+        window in 1usize..5,
+    ) {
+        let mut state = session("t", 2);
+        let mut wanted = Vec::new();
+        let mut arrived = Vec::new();
+        // What the client has to answer: id, QoS, released.
+        let mut open: Vec<(u16, u8, bool)> = Vec::new();
+        let mut seen_qos2: HashSet<u16> = HashSet::new();
+        let all = steps.into_iter().map(Some).chain(std::iter::repeat_n(None, 2000));
+        for (n, step) in all.enumerate() {
+            // At the end everything is sent and acknowledged.
+            let step = step.unwrap_or(if n % 2 == 0 { Step::Send } else { Step::Acknowledge { nth: 0 } });
+            match step {
+                Step::Offer { qos } => {
+                    let payload = n.to_string();
+                    prop_assert_eq!(state.offer(&message("t", &payload, qos, 9), true), Offer::Queued);
+                    if qos > 0 { wanted.push((payload, qos)); }
+                }
+                Step::Send => match state.next(window) {
+                    Some(Next::Publish { message, qos, packet_id, dup, .. }) if qos > 0 => {
+                        let payload = String::from_utf8(message.payload().to_vec()).unwrap();
+                        let again = qos == 2 && dup && seen_qos2.contains(&packet_id);
+                        if qos == 2 { seen_qos2.insert(packet_id); }
+                        if !again { arrived.push((payload, qos)); }
+                        prop_assert!(open.iter().all(|(id, ..)| *id != packet_id), "an id in use");
+                        open.push((packet_id, qos, false));
+                        prop_assert!(open.len() <= window);
+                    }
+                    Some(Next::Release { packet_id }) => {
+                        open.retain(|(id, ..)| *id != packet_id);
+                        open.push((packet_id, 2, true));
+                    }
+                    _ => {}
+                },
+                Step::Acknowledge { nth } => {
+                    if open.is_empty() { continue; }
+                    let at = nth % open.len();
+                    let (id, qos, released) = open[at];
+                    if qos == 1 {
+                        state.acknowledged(id);
+                        open.remove(at);
+                    } else if released {
+                        state.completed(id);
+                        seen_qos2.remove(&id);
+                        open.remove(at);
+                    } else {
+                        prop_assert_eq!(state.received(id, false), Received::Release);
+                        open[at].2 = true;
+                    }
+                }
+                Step::Reconnect => {
+                    state.detach();
+                    state.resume(|_| true);
+                    open.clear();
+                }
+            }
+        }
+        prop_assert!(state.next(window).is_none(), "nothing is left");
+        for (payload, qos) in &wanted {
+            let times = arrived.iter().filter(|(p, _)| p == payload).count();
+            prop_assert!(times >= 1, "{} is missing", payload);
+            if *qos == 2 { prop_assert_eq!(times, 1); }
+        }
+    }
+}
+
+#[test]
+fn several_matching_subscriptions_give_one_delivery_with_the_best_qos() {
+    let mut state = session("a/+", 0);
+    state.subscribe(subscription("a/#", 1));
+    assert_eq!(state.offer(&message("a/b", "x", 2, 9), true), Offer::Queued);
+    assert!(matches!(state.next(9), Some(Next::Publish { qos: 1, .. })));
+    assert_eq!(state.next(9), None);
+}
+
+#[test]
+fn no_local_holds_back_what_the_client_published_itself() {
+    let mut state = SessionState::new(7, false, 1 << 20);
+    state.subscribe(Subscription { no_local: true, ..subscription("#", 0) });
+    assert_eq!(state.offer(&message("t", "own", 0, 7), true), Offer::NotWanted);
+    assert_eq!(state.offer(&message("t", "other", 0, 8), true), Offer::Queued);
+}
+
+#[test]
+fn a_full_queue_says_so_and_has_room_again_when_it_drains() {
+    let mut state = SessionState::new(1, false, 1_000);
+    state.subscribe(subscription("t", 0));
+    let big = message("t", &"x".repeat(1_000), 0, 9);
+    assert_eq!(state.offer(&big, true), Offer::Queued);
+    assert_eq!(state.offer(&big, true), Offer::Full);
+    assert!(!state.has_room());
+    assert!(state.next(1).is_some());
+    assert!(state.has_room());
+}
+
+#[test]
+fn an_absent_client_gets_no_qos_0() {
+    let mut state = session("t", 1);
+    state.offer(&message("t", "before", 0, 9), true);
+    state.detach();
+    assert_eq!(state.offer(&message("t", "lost", 0, 9), false), Offer::NotWanted);
+    assert_eq!(state.offer(&message("t", "kept", 1, 9), false), Offer::Queued);
+    state.resume(|_| true);
+    let Some(Next::Publish { message, .. }) = state.next(1) else { panic!("a message") };
+    assert_eq!(&message.payload()[..], b"kept");
+    assert_eq!(state.next(1), None);
+}
+
+#[test]
+fn what_a_client_may_no_longer_see_is_dropped_when_it_comes_back() {
+    let mut state = session("secret", 1);
+    state.subscribe(subscription("open", 1));
+    for topic in ["secret", "open", "secret"] {
+        state.offer(&message(topic, topic, 1, 9), true);
+    }
+    assert!(state.next(1).is_some(), "one is on its way");
+    state.detach();
+    state.resume(|filter| filter == "open");
+    let Some(Next::Publish { message, .. }) = state.next(9) else { panic!("a message") };
+    assert_eq!(message.topic(), "open");
+    assert_eq!(state.next(9), None);
+    assert_eq!(state.subscription_count(), 1);
+}
+
+#[test]
+fn a_repeated_qos_2_publish_counts_once_until_it_is_released() {
+    let mut state = session("t", 0);
+    assert_eq!(state.incoming(5, 2), Incoming::First);
+    assert_eq!(state.incoming(5, 2), Incoming::Repeated);
+    assert_eq!(state.incoming(6, 2), Incoming::First);
+    assert_eq!(state.incoming(7, 2), Incoming::TooMany);
+    assert!(state.release(5) && !state.release(5));
+    assert_eq!(state.incoming(5, 2), Incoming::First);
+}
+
+#[test]
+fn acknowledgements_of_nothing_change_nothing() {
+    let mut state = session("t", 2);
+    state.acknowledged(3);
+    state.completed(3);
+    assert_eq!(state.received(3, false), Received::Unknown);
+    state.offer(&message("t", "x", 2, 9), true);
+    let Some(Next::Publish { packet_id, .. }) = state.next(1) else { panic!("a message") };
+    state.completed(packet_id);
+    assert_eq!(state.received(packet_id, false), Received::Release, "PUBCOMP before PUBREC is not believed");
+}
