@@ -1,8 +1,8 @@
 //! What every request, message and worker shares.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use broker::PrincipalKey;
@@ -13,6 +13,7 @@ use crate::{
     auth::{AuthState, mqtt::LiveConnections},
     clock::Clock,
     config::Config,
+    metrics::Metrics,
     store::Store,
 };
 
@@ -30,6 +31,10 @@ pub struct AppState {
     pub auth: AuthState,
     /// The broker's connections; set once it runs, as it needs this state to check who connects.
     pub live: OnceLock<Arc<dyn LiveConnections>>,
+    /// Counters for `/metrics`.
+    pub metrics: Metrics,
+    /// Devices whose view is to be written anew.
+    pub views: Views,
 }
 
 impl std::fmt::Debug for AppState {
@@ -42,7 +47,9 @@ impl AppState {
     /// The parts, before the broker runs.
     #[must_use]
     pub fn new(store: Store, config: Config, clock: Clock, auth: AuthState) -> Self {
-        Self { store, config, clock, nudges: Nudges::default(), auth, live: OnceLock::new() }
+        let nudges = Nudges::default();
+        let views = Views { nudges: nudges.clone(), marked: Mutex::default() };
+        Self { store, config, clock, nudges, auth, live: OnceLock::new(), metrics: Metrics::default(), views }
     }
 
     /// Ends the live connections of a device: its token has died, or it was decommissioned.
@@ -60,6 +67,27 @@ impl AppState {
             let ended = live.end(who);
             tracing::info!(%who, ended, "ended live connections");
         }
+    }
+}
+
+/// The devices whose `view/{device}` is out of date.
+#[derive(Debug)]
+pub struct Views {
+    nudges: Nudges,
+    marked: Mutex<BTreeSet<String>>,
+}
+
+impl Views {
+    /// Marks a device (its row id): its view is written anew soon.
+    pub fn mark(&self, device_id: &str) {
+        self.marked.lock().unwrap_or_else(PoisonError::into_inner).insert(device_id.to_owned());
+        self.nudges.nudge(Worker::Views);
+    }
+
+    /// Takes what is marked.
+    #[must_use]
+    pub fn take(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.marked.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -8,5 +8,6 @@ pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod metrics;
 pub mod service;
 pub mod store;

@@ -73,6 +73,14 @@ impl Sample {
             json,
         })
     }
+
+    /// Checks a heartbeat that came as a record: the wire's types bound its numbers, not the length of its texts.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        check_metrics(&self.json).map_err(|(field, expected)| format!("{field}: {expected}"))
+    }
 }
 
 fn check_metrics(json: &HeartbeatJson) -> Result<(), (&'static str, String)> {

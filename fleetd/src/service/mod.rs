@@ -2,6 +2,7 @@
 
 pub mod devices;
 mod error;
+pub mod ingest;
 pub mod login;
 pub mod register;
 

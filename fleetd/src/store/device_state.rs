@@ -161,6 +161,14 @@ ON CONFLICT (device_id) DO UPDATE SET last_seen_at = ?4,
     Statement::new(SQL, values![key.device_id.as_str(), key.org_id.as_str(), at, now_ms])
 }
 
+/// Where a device that has never given birth sends its heartbeats from.
+#[must_use]
+pub fn put_http(key: &DeviceKey, ip_address: Option<&str>) -> Statement {
+    const SQL: &str = "\
+UPDATE device_state SET transport = 'http', ip_address = coalesce(?2, ip_address) WHERE device_id = ?1 AND birth_at IS NULL";
+    Statement::new(SQL, values![key.device_id.as_str(), ip_address])
+}
+
 /// The connection of the last birth was lost. No effect if another birth has come meanwhile.
 #[must_use]
 pub fn put_will(key: &DeviceKey, state_id: &str, connection: u64, now_ms: i64) -> Statement {

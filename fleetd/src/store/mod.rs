@@ -4,11 +4,16 @@ pub mod audit;
 pub mod credentials;
 pub mod device_state;
 pub mod devices;
+mod dialect;
 mod engine;
 pub mod enrollment_keys;
+pub mod heartbeats;
 mod lock;
 mod migrate;
 pub mod orgs;
+pub mod records;
+pub mod reports;
+pub mod rollups;
 mod sqlite;
 pub mod summaries;
 #[cfg(test)]

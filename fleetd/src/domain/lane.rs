@@ -1,0 +1,309 @@
+//! One device's stream of records, as a pure state machine: what is stored, what is acknowledged, what is left alone.
+//!
+//! Invariants:
+//! * A record counts as committed only through [`Lane::committed`], which the caller stores in the same transaction as
+//!   the record itself. What it names was stored, or declared void by the device.
+//! * A record is taken only if its connection number is that of the last birth (modulo 65536); its state id is that
+//!   birth's. Others are left uncommitted: the device repeats its birth before it sends again.
+
+use protocol::{
+    codec::{self, CodecError, Record, Value, limit},
+    message::{Birth, CommandReport, Event, Heartbeat, LogBatch, Presence, Reported},
+    ranges::RangeSet,
+    topic::Uplink,
+};
+
+use super::{
+    sample::Sample,
+    timing::{Anchor, is_fresh},
+};
+
+/// Most ranges that the committed set of one state database may have: keeps an acknowledgement under 256 KiB.
+/// Records that would make a further gap are left uncommitted until gaps have closed.
+pub const RANGES_MAX: usize = 20_000;
+/// What is kept of a record that could not be understood, in bytes.
+pub const POISON_MAX_BYTES: usize = 8 * 1024;
+
+/// A device's last birth and when it arrived (ms since 1970).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Born {
+    /// The message.
+    pub birth: Birth,
+    /// Its arrival.
+    pub at: i64,
+}
+
+/// What the server holds of one device's stream.
+#[derive(Clone, Debug, Default)]
+pub struct Lane {
+    /// The last birth; records need one.
+    pub born: Option<Born>,
+    /// The committed numbers of the birth's state database.
+    pub committed: RangeSet,
+    /// The retained presence as the broker has it, if it was seen.
+    pub presence: Option<Presence>,
+}
+
+/// Something to store, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stored {
+    /// A sign of life, taken at this time.
+    Alive(i64),
+    /// A heartbeat.
+    Heartbeat(Box<Sample>),
+    /// A command report.
+    Report(CommandReport),
+    /// A reported config.
+    Reported(Reported),
+    /// Log lines.
+    Log(LogBatch),
+    /// An event.
+    Event(Event),
+    /// A record that could not be understood, or not be believed.
+    Poison {
+        /// Its number.
+        seq: u64,
+        /// The record, cut to [`POISON_MAX_BYTES`].
+        raw: Vec<u8>,
+        /// Its whole size.
+        size_bytes: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// What a message of records leads to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Taken {
+    /// To store, together with the committed set.
+    pub stored: Vec<Stored>,
+    /// Whether an acknowledgement is due: something was taken, or was there already.
+    pub acknowledge: bool,
+    /// Records that were stored before.
+    pub duplicates: u64,
+    /// Records of another connection than the last birth's.
+    pub mismatched: u64,
+    /// Records without a number that can be read.
+    pub unnumbered: u64,
+    /// Records left uncommitted since the set has too many gaps.
+    pub gaps: u64,
+    /// Why the message as a whole cannot be read.
+    pub malformed: Option<String>,
+}
+
+/// What a presence message means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PresenceMeans {
+    /// The connection of the last birth was lost.
+    Lost,
+    /// It stands, as known.
+    Stands,
+    /// It is about another connection: ignored, and to be rewritten unless a birth follows.
+    Stale,
+}
+
+impl Lane {
+    /// Takes a birth. `committed`: what is committed of the birth's state database.
+    pub fn born(&mut self, birth: Birth, at: i64, committed: RangeSet) {
+        self.born = Some(Born { birth, at });
+        self.committed = committed;
+    }
+
+    /// Takes a presence message.
+    pub fn presence(&mut self, presence: Presence) -> PresenceMeans {
+        self.presence = Some(presence);
+        match &self.born {
+            Some(born) if is_about(&presence, &born.birth) => {
+                if presence.online {
+                    PresenceMeans::Stands
+                } else {
+                    PresenceMeans::Lost
+                }
+            }
+            _ => PresenceMeans::Stale,
+        }
+    }
+
+    /// Whether the presence that was seen last says that the last birth's connection was lost. Topics are not ordered
+    /// among each other: a will may arrive before the birth of the connection that it ends.
+    #[must_use]
+    pub fn was_lost(&self) -> bool {
+        match (&self.presence, &self.born) {
+            (Some(presence), Some(born)) => !presence.online && is_about(presence, &born.birth),
+            _ => false,
+        }
+    }
+
+    /// The presence that the retained one should be replaced with, if it is not of the last birth.
+    #[must_use]
+    pub fn presence_correction(&self) -> Option<Presence> {
+        let (presence, born) = (self.presence?, self.born.as_ref()?);
+        let right =
+            Presence { state_id: born.birth.state_id, connection: born.birth.connection, online: true };
+        (!is_about(&presence, &born.birth)).then_some(right)
+    }
+
+    /// Takes a payload of records that arrived at `received_at` (ms since 1970).
+    pub fn records(&mut self, uplink: Uplink, payload: &[u8], received_at: i64) -> Taken {
+        let mut taken = Taken::default();
+        let result = match uplink {
+            Uplink::Heartbeat => {
+                self.each(payload, heartbeat_limit(payload), &mut taken, |lane, heartbeat| {
+                    lane.heartbeat(&heartbeat, received_at)
+                })
+            }
+            Uplink::Status => self.each(payload, limit::COMMAND_BYTES, &mut taken, |_, report| {
+                Ok(vec![Stored::Report(report)])
+            }),
+            Uplink::Reported => self.each(payload, limit::COMMAND_BYTES, &mut taken, |_, reported| {
+                Ok(vec![Stored::Reported(reported)])
+            }),
+            Uplink::Log => self.each(payload, limit::LOG_BATCH_BYTES, &mut taken, |_, batch: LogBatch| {
+                if batch.records.len() > limit::RECORDS_PER_BATCH {
+                    return Err(format!("more than {} lines", limit::RECORDS_PER_BATCH));
+                }
+                Ok(vec![Stored::Log(batch)])
+            }),
+            Uplink::Event => {
+                self.each(payload, limit::COMMAND_BYTES, &mut taken, |lane, event| lane.event(event))
+            }
+            Uplink::Birth | Uplink::Presence => Ok(()),
+        };
+        if let Err(error) = result {
+            taken.malformed = Some(error.to_string());
+        }
+        taken
+    }
+
+    fn each<T>(
+        &mut self,
+        payload: &[u8],
+        limit_bytes: usize,
+        taken: &mut Taken,
+        mut accept: impl FnMut(&mut Self, T) -> Result<Vec<Stored>, String>,
+    ) -> Result<(), CodecError>
+    where
+        T: serde::de::DeserializeOwned + serde::Serialize + Numbered,
+    {
+        let (records, unnumbered) = codec::decode_records::<T>(payload, limit_bytes)?;
+        taken.unnumbered += unnumbered as u64;
+        for record in records {
+            let (seq, connection) = match &record {
+                Record::Good(good) => (good.seq(), Some(good.connection())),
+                Record::Poison { seq, raw, .. } => (*seq, connection_of(raw)),
+            };
+            if i64::try_from(seq).is_err() {
+                taken.unnumbered += 1;
+                continue;
+            }
+            if !self.is_of_birth(connection) {
+                taken.mismatched += 1;
+                continue;
+            }
+            if self.committed.contains(seq) {
+                taken.duplicates += 1;
+                taken.acknowledge = true;
+                continue;
+            }
+            let touches = |n: Option<u64>| n.is_some_and(|n| self.committed.contains(n));
+            let is_apart = !touches(seq.checked_sub(1)) && !touches(seq.checked_add(1));
+            if is_apart && self.committed.as_slice().len() >= RANGES_MAX {
+                taken.gaps += 1;
+                continue;
+            }
+            self.committed.insert(seq);
+            taken.acknowledge = true;
+            match record {
+                Record::Good(good) => {
+                    let raw = codec::encode_named(&good).unwrap_or_default();
+                    match accept(self, good) {
+                        Ok(stored) => taken.stored.extend(stored),
+                        Err(reason) => taken.stored.push(poison(seq, raw, reason)),
+                    }
+                }
+                Record::Poison { seq, raw, reason } => taken.stored.push(poison(seq, raw, reason)),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_of_birth(&self, connection: Option<u16>) -> bool {
+        let Some(born) = &self.born else { return false };
+        // A record whose connection cannot be read is poison of the connection that it came on.
+        connection.is_none_or(|connection| u64::from(connection) == born.birth.connection % 65_536)
+    }
+
+    fn heartbeat(&self, heartbeat: &Heartbeat, received_at: i64) -> Result<Vec<Stored>, String> {
+        let Some(born) = &self.born else { return Ok(Vec::new()) };
+        let anchor = Anchor::of(&born.birth, born.at);
+        let at = anchor.taken_at(heartbeat.ts, heartbeat.since_boot_ms, received_at);
+        let sample = Sample::from_record(heartbeat, &born.birth, at, received_at);
+        sample.check()?;
+        let fresh = is_fresh(at, received_at, born.birth.interval_seconds.min(3600));
+        let alive = fresh.then_some(Stored::Alive(at));
+        Ok(alive.into_iter().chain([Stored::Heartbeat(Box::new(sample))]).collect())
+    }
+
+    fn event(&mut self, event: Event) -> Result<Vec<Stored>, String> {
+        let mut committed = self.committed.clone();
+        for void in &event.void {
+            let gone = void.gone().ok_or("a void that is not well-formed")?;
+            // A device can give up only what it had numbered before this event.
+            if gone.max().is_some_and(|max| max >= event.seq) {
+                return Err("a void that reaches past its own event".to_owned());
+            }
+            committed.extend(&gone);
+        }
+        if committed.as_slice().len() > RANGES_MAX.max(self.committed.as_slice().len()) {
+            return Err("voids with too many gaps".to_owned());
+        }
+        self.committed = committed;
+        Ok(vec![Stored::Event(event)])
+    }
+}
+
+fn is_about(presence: &Presence, birth: &Birth) -> bool {
+    presence.state_id == birth.state_id && presence.connection == birth.connection
+}
+
+fn poison(seq: u64, mut raw: Vec<u8>, reason: String) -> Stored {
+    let size_bytes = raw.len();
+    raw.truncate(POISON_MAX_BYTES);
+    Stored::Poison { seq, raw, size_bytes, reason: reason.chars().take(200).collect() }
+}
+
+/// A batch is an array (RFC 8949, major type 4); one heartbeat is a map.
+fn heartbeat_limit(payload: &[u8]) -> usize {
+    match payload.first() {
+        Some(first) if first >> 5 == 4 => limit::HEARTBEAT_BATCH_BYTES,
+        _ => limit::HEARTBEAT_BYTES,
+    }
+}
+
+fn connection_of(raw: &[u8]) -> Option<u16> {
+    let Ok(Value::Map(fields)) = codec::decode::<Value>(raw, limit::LARGEST_BYTES) else { return None };
+    let value =
+        fields.get(&Value::Integer(1)).or_else(|| fields.get(&Value::Text("connection".to_owned())))?;
+    match value {
+        Value::Integer(number) => u16::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+/// What every record has.
+pub trait Numbered {
+    /// The sequence number.
+    fn seq(&self) -> u64;
+    /// The connection number of the birth that it follows, modulo 65536.
+    fn connection(&self) -> u16;
+}
+
+macro_rules! numbered {
+    ($($type:ty),+) => {
+        $(impl Numbered for $type {
+            fn seq(&self) -> u64 { self.seq }
+            fn connection(&self) -> u16 { self.connection }
+        })+
+    };
+}
+numbered!(Heartbeat, CommandReport, Reported, LogBatch, Event);

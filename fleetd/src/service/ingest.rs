@@ -1,0 +1,388 @@
+//! What devices say, into the database: every record once, acknowledged after its commit.
+//!
+//! One batch: group by device, load each device's lane, let it decide ([`crate::domain::lane`]), store records and
+//! committed set in one transaction per device. The writer puts the transactions of all devices into one commit.
+//! Whatever fails is not acknowledged, and the device sends it again.
+
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use protocol::{
+    codec::{self, limit},
+    id::{DeviceId, OrgSlug},
+    message::{Ack, Birth, HeartbeatJson, Presence},
+    topic::Uplink,
+};
+use tokio::sync::Mutex;
+
+use crate::{
+    app::AppState,
+    clock::Clock,
+    domain::{
+        lane::{Lane, PresenceMeans, Stored, Taken},
+        sample::Sample,
+    },
+    metrics::Metrics,
+    store::{
+        Store, StoreError,
+        device_state::{self, DeviceKey},
+        heartbeats::Day,
+        records,
+    },
+};
+
+/// Devices whose lanes are kept in memory; past it all are loaded anew.
+const LANES_MAX: usize = 20_000;
+/// The time is told to a device this often, in ms.
+const TIME_EVERY_MS: i64 = 3_600_000;
+/// How often a device's batch is decided anew after a lost compare-and-swap.
+const TRIES: usize = 3;
+
+/// Which device, by the names in its topics.
+pub type DeviceName = (OrgSlug, DeviceId);
+
+/// A message of a device.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// Its organisation.
+    pub org: OrgSlug,
+    /// The device.
+    pub device: DeviceId,
+    /// The topic.
+    pub uplink: Uplink,
+    /// The payload.
+    pub payload: Bytes,
+    /// With a birth: the address that it came from.
+    pub ip_address: Option<String>,
+}
+
+/// What a batch leads to. Given only for what is committed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// Tell the device what is committed.
+    Ack(DeviceName, Ack),
+    /// The device's view has changed; its row id.
+    Changed(String),
+    /// The retained presence is not of the last birth; look again in a moment, since a birth may be on its way.
+    CheckPresence(DeviceName),
+}
+
+struct Loaded {
+    key: DeviceKey,
+    lane: Lane,
+    /// Of the committed set; 0 without a row.
+    revision: i64,
+    target_version: Option<String>,
+    time_told_at: i64,
+}
+
+/// The way in. One per process; batches pass one at a time.
+#[derive(Debug)]
+pub struct Ingest {
+    store: Store,
+    clock: Clock,
+    metrics: Metrics,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    lanes: HashMap<DeviceName, Loaded>,
+    days: Vec<Day>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Inner({} lanes)", self.lanes.len())
+    }
+}
+
+/// Why a heartbeat by HTTP was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum HeartbeatError {
+    /// A field is wrong; what is expected.
+    #[error("{field}: {expected}")]
+    Field {
+        /// Its path in the body.
+        field: &'static str,
+        /// What it should be.
+        expected: String,
+    },
+    /// The database did not take it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Stores a heartbeat that came by HTTP. It shows everywhere once this returns.
+///
+/// # Errors
+/// [`HeartbeatError`]; then nothing is stored.
+pub async fn http_heartbeat(
+    app: &AppState,
+    key: &DeviceKey,
+    heartbeat: HeartbeatJson,
+    ip_address: Option<&str>,
+) -> Result<(), HeartbeatError> {
+    let now = app.clock.now_ms();
+    let sample = Sample::from_http(heartbeat, now)
+        .map_err(|(field, expected)| HeartbeatError::Field { field, expected })?;
+    let mut statements = crate::store::heartbeats::make_day(Day::of(now)).to_vec();
+    statements.push(device_state::put_alive(key, now, now));
+    statements.push(device_state::put_http(key, ip_address));
+    statements.push(crate::store::heartbeats::insert(key, &sample));
+    statements.push(device_state::put_latest(key, &sample));
+    app.store.apply(statements).await?;
+    app.metrics.add("fleet_heartbeats_http_total", 1);
+    app.views.mark(&key.device_id);
+    Ok(())
+}
+
+impl Ingest {
+    /// The way into this store.
+    #[must_use]
+    pub fn new(store: Store, clock: Clock, metrics: Metrics) -> Self {
+        Self { store, clock, metrics, inner: Mutex::new(Inner::default()) }
+    }
+
+    /// Takes a batch of messages, in the order in which they came, and answers after the commit.
+    pub async fn take(&self, batch: Vec<Incoming>) -> Vec<Reply> {
+        let now = self.clock.now_ms();
+        let mut inner = self.inner.lock().await;
+        if inner.lanes.len() > LANES_MAX {
+            inner.lanes.clear();
+        }
+        let mut by_device: BTreeMap<DeviceName, Vec<Incoming>> = BTreeMap::new();
+        for message in batch {
+            let name = (message.org.clone(), message.device.clone());
+            by_device.entry(name).or_default().push(message);
+        }
+        let day = Day::of(now);
+        let new_day = !inner.days.contains(&day);
+        let work = by_device.into_iter().map(|(name, messages)| {
+            let cached = inner.lanes.remove(&name);
+            self.take_device(name, messages, cached, new_day, now)
+        });
+        // Collected first: the lanes are taken out of the map one after the other, then all devices run together.
+        let work: Vec<_> = work.collect();
+        let mut replies = Vec::new();
+        let mut stored_any = false;
+        for (name, loaded, device_replies) in futures_util::future::join_all(work).await {
+            if let Some(loaded) = loaded {
+                stored_any = true;
+                inner.lanes.insert(name, loaded);
+            }
+            replies.extend(device_replies);
+        }
+        if new_day && stored_any {
+            // Kept short: only today's and yesterday's can matter.
+            inner.days = vec![day];
+        }
+        replies
+    }
+
+    async fn take_device(
+        &self,
+        name: DeviceName,
+        messages: Vec<Incoming>,
+        mut cached: Option<Loaded>,
+        new_day: bool,
+        now: i64,
+    ) -> (DeviceName, Option<Loaded>, Vec<Reply>) {
+        for _ in 0..TRIES {
+            match self.try_device(&name, &messages, cached.take(), new_day, now).await {
+                Ok(Some((loaded, replies))) => return (name, Some(loaded), replies),
+                Ok(None) => return (name, None, Vec::new()),
+                // Another process has moved the lane: load it and decide again.
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => {
+                    self.metrics.add("fleet_ingest_failures_total", 1);
+                    let reason = error_chain(&error);
+                    tracing::warn!(org = %name.0, device = %name.1, reason, "records not stored; the device sends them again");
+                    return (name, None, Vec::new());
+                }
+            }
+        }
+        self.metrics.add("fleet_ingest_failures_total", 1);
+        tracing::warn!(org = %name.0, device = %name.1, "records not stored: the device's lane keeps changing");
+        (name, None, Vec::new())
+    }
+
+    async fn try_device(
+        &self,
+        name: &DeviceName,
+        messages: &[Incoming],
+        cached: Option<Loaded>,
+        new_day: bool,
+        now: i64,
+    ) -> Result<Option<(Loaded, Vec<Reply>)>, StoreError> {
+        let loaded = match cached {
+            Some(loaded) => Some(loaded),
+            None => self.load(name).await?,
+        };
+        let Some(mut loaded) = loaded else {
+            self.metrics.add("fleet_messages_unknown_device_total", messages.len() as u64);
+            return Ok(None);
+        };
+        let mut draft = write::Draft::new(new_day, now);
+        for message in messages {
+            match message.uplink {
+                Uplink::Birth => self.birth(&mut loaded, message, &mut draft).await?,
+                Uplink::Presence => self.presence(name, &mut loaded, message, &mut draft),
+                uplink => {
+                    let taken = loaded.lane.records(uplink, &message.payload, now);
+                    self.count(name, uplink, &taken);
+                    draft.records(&loaded, uplink, taken);
+                }
+            }
+        }
+        let replies = self.commit(name, &mut loaded, draft).await?;
+        Ok(Some((loaded, replies)))
+    }
+
+    async fn load(&self, name: &DeviceName) -> Result<Option<Loaded>, StoreError> {
+        let Some(known) = records::find_device(&self.store, name.0.as_str(), name.1.as_str()).await? else {
+            return Ok(None);
+        };
+        let mut loaded = Loaded {
+            key: known.key,
+            lane: Lane::default(),
+            revision: 0,
+            target_version: known.target_version,
+            time_told_at: 0,
+        };
+        if let Some((birth, at)) = known.born {
+            let committed = records::committed(&self.store, &loaded.key, birth.state_id).await?;
+            loaded.revision = committed.revision;
+            loaded.lane.born(birth, at, committed.ranges);
+        }
+        Ok(Some(loaded))
+    }
+
+    async fn birth(
+        &self,
+        loaded: &mut Loaded,
+        message: &Incoming,
+        draft: &mut write::Draft,
+    ) -> Result<(), StoreError> {
+        let birth = match codec::decode::<Birth>(&message.payload, limit::COMMAND_BYTES) {
+            Ok(birth) => birth,
+            Err(error) => {
+                self.malformed(message, &error.to_string());
+                return Ok(());
+            }
+        };
+        // What this batch has of the state database so far must be stored under its name before another takes over.
+        draft.seal_committed(loaded);
+        draft.leave(loaded);
+        let same_state = loaded.lane.born.as_ref().is_some_and(|born| born.birth.state_id == birth.state_id);
+        if same_state {
+            let committed = loaded.lane.committed.clone();
+            loaded.lane.born(birth, draft.now, committed);
+        } else {
+            let committed = match draft.sealed(birth.state_id) {
+                Some(sealed) => sealed,
+                None => records::committed(&self.store, &loaded.key, birth.state_id).await?,
+            };
+            loaded.revision = committed.revision;
+            loaded.lane.born(birth, draft.now, committed.ranges);
+        }
+        // A birth asks for everything anew, so what may have changed since the lane was loaded is read again.
+        if let Some(known) =
+            records::find_device(&self.store, message.org.as_str(), message.device.as_str()).await?
+        {
+            loaded.target_version = known.target_version;
+        }
+        draft.birth(loaded, message.ip_address.as_deref());
+        self.metrics.add("fleet_births_total", 1);
+        Ok(())
+    }
+
+    fn presence(&self, name: &DeviceName, loaded: &mut Loaded, message: &Incoming, draft: &mut write::Draft) {
+        if message.payload.is_empty() {
+            // Somebody cleared the retained message: there is nothing to disagree with.
+            loaded.lane.presence = None;
+            return;
+        }
+        let presence = match codec::decode::<Presence>(&message.payload, limit::COMMAND_BYTES) {
+            Ok(presence) => presence,
+            Err(error) => return self.malformed(message, &error.to_string()),
+        };
+        match loaded.lane.presence(presence) {
+            PresenceMeans::Lost => draft.lost(loaded),
+            PresenceMeans::Stands => {}
+            PresenceMeans::Stale => draft.replies.push(Reply::CheckPresence(name.clone())),
+        }
+    }
+
+    async fn commit(
+        &self,
+        name: &DeviceName,
+        loaded: &mut Loaded,
+        mut draft: write::Draft,
+    ) -> Result<Vec<Reply>, StoreError> {
+        draft.seal_committed(loaded);
+        let write::Draft { statements, mut replies, acknowledge, full_ack, changed, kinds, now, .. } = draft;
+        if !statements.is_empty() {
+            self.store.apply(statements).await?;
+        }
+        for (kind, count) in kinds {
+            self.metrics.add_labelled("fleet_records_stored_total", "kind", kind, count);
+        }
+        if let (true, Some(born)) = (acknowledge, &loaded.lane.born) {
+            let tell_time = full_ack || now - loaded.time_told_at >= TIME_EVERY_MS;
+            loaded.time_told_at = if tell_time { now } else { loaded.time_told_at };
+            let ack = Ack {
+                state_id: born.birth.state_id,
+                ranges: loaded.lane.committed.clone(),
+                commands_pending: full_ack.then_some(0),
+                target_version: loaded.target_version.clone().filter(|_| full_ack),
+                server_time: tell_time.then_some(now),
+            };
+            replies.push(Reply::Ack(name.clone(), ack));
+        }
+        if changed {
+            replies.push(Reply::Changed(loaded.key.device_id.clone()));
+        }
+        Ok(replies)
+    }
+
+    /// The presence that should replace the retained one of a device, if that is still not of the last birth.
+    pub async fn presence_correction(&self, name: &DeviceName) -> Option<Presence> {
+        self.inner.lock().await.lanes.get(name).and_then(|loaded| loaded.lane.presence_correction())
+    }
+
+    fn malformed(&self, message: &Incoming, reason: &str) {
+        self.metrics.add_labelled("fleet_messages_malformed_total", "topic", message.uplink.as_str(), 1);
+        tracing::debug!(org = %message.org, device = %message.device, topic = %message.uplink, reason, "unreadable message");
+    }
+
+    fn count(&self, name: &DeviceName, uplink: Uplink, taken: &Taken) {
+        self.metrics.add("fleet_records_duplicate_total", taken.duplicates);
+        self.metrics.add("fleet_records_mismatched_total", taken.mismatched);
+        self.metrics.add("fleet_records_unnumbered_total", taken.unnumbered);
+        self.metrics.add("fleet_records_gaps_total", taken.gaps);
+        if let Some(reason) = &taken.malformed {
+            self.metrics.add_labelled("fleet_messages_malformed_total", "topic", uplink.as_str(), 1);
+            tracing::debug!(org = %name.0, device = %name.1, topic = %uplink, reason, "unreadable message");
+        }
+        let poison = taken.stored.iter().filter(|stored| matches!(stored, Stored::Poison { .. })).count();
+        self.metrics.add("fleet_records_poison_total", poison as u64);
+    }
+}
+
+/// An error with its causes, for the log.
+#[must_use]
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
+}

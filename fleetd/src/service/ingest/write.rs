@@ -1,0 +1,146 @@
+//! One device's part of a batch, as it grows: statements for one transaction, and what follows from its commit.
+
+use std::collections::BTreeMap;
+
+use protocol::{id::StateId, topic::Uplink};
+
+use super::{Loaded, Reply};
+use crate::{
+    domain::lane::{Stored, Taken},
+    store::{
+        Statement,
+        device_state::{self},
+        heartbeats::{self, Day},
+        records::{self, Committed},
+        reports,
+    },
+};
+
+/// What is to be written.
+pub(super) struct Draft {
+    /// When the batch is taken, ms since 1970.
+    pub(super) now: i64,
+    pub(super) statements: Vec<Statement>,
+    pub(super) replies: Vec<Reply>,
+    /// An acknowledgement is due.
+    pub(super) acknowledge: bool,
+    /// It follows a birth, so it carries everything.
+    pub(super) full_ack: bool,
+    /// The device's view changes.
+    pub(super) changed: bool,
+    /// Records stored, by kind.
+    pub(super) kinds: BTreeMap<&'static str, u64>,
+    /// The committed set has grown since it was last sealed.
+    grown: bool,
+    make_day: bool,
+    /// Committed sets of state databases that this batch has left.
+    left: BTreeMap<StateId, Committed>,
+}
+
+impl Draft {
+    pub(super) fn new(make_day: bool, now: i64) -> Self {
+        Self {
+            now,
+            statements: Vec::new(),
+            replies: Vec::new(),
+            acknowledge: false,
+            full_ack: false,
+            changed: false,
+            kinds: BTreeMap::new(),
+            grown: false,
+            make_day,
+            left: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn birth(&mut self, loaded: &Loaded, ip_address: Option<&str>) {
+        let Some(born) = &loaded.lane.born else { return };
+        self.statements.push(device_state::put_birth(&loaded.key, &born.birth, ip_address, self.now));
+        self.acknowledge = true;
+        self.full_ack = true;
+        self.changed = true;
+        if loaded.lane.was_lost() {
+            self.lost(loaded);
+        }
+    }
+
+    pub(super) fn lost(&mut self, loaded: &Loaded) {
+        let Some(born) = &loaded.lane.born else { return };
+        let birth = &born.birth;
+        let state_id = birth.state_id.to_string();
+        self.statements.push(device_state::put_will(&loaded.key, &state_id, birth.connection, self.now));
+    }
+
+    pub(super) fn records(&mut self, loaded: &Loaded, uplink: Uplink, taken: Taken) {
+        let Some(born) = &loaded.lane.born else { return };
+        self.acknowledge |= taken.acknowledge;
+        self.grown |= !taken.stored.is_empty();
+        let (key, state_id, now) = (&loaded.key, born.birth.state_id, self.now);
+        for stored in taken.stored {
+            let kind = match stored {
+                Stored::Alive(at) => {
+                    self.statements.push(device_state::put_alive(key, at, now));
+                    self.changed = true;
+                    continue;
+                }
+                Stored::Heartbeat(sample) => {
+                    if self.make_day {
+                        self.statements.extend(heartbeats::make_day(Day::of(now)));
+                        self.make_day = false;
+                    }
+                    self.statements.push(heartbeats::insert(key, &sample));
+                    self.statements.push(device_state::put_latest(key, &sample));
+                    self.changed = true;
+                    "heartbeat"
+                }
+                Stored::Report(report) => {
+                    self.statements.push(reports::put_report(key, state_id, &report, now));
+                    "status"
+                }
+                Stored::Reported(reported) => {
+                    self.statements.push(device_state::put_reported(key, &reported, now));
+                    "reported"
+                }
+                Stored::Log(batch) => {
+                    self.statements.extend(reports::put_log(key, state_id, &batch, now));
+                    "log"
+                }
+                Stored::Event(event) => {
+                    self.statements.push(reports::put_event(key, state_id, &event, now));
+                    "event"
+                }
+                Stored::Poison { seq, raw, size_bytes, reason } => {
+                    let topic = uplink.as_str();
+                    let put = records::put_poison(key, state_id, seq, topic, &raw, size_bytes, &reason, now);
+                    self.statements.extend(put);
+                    "poison"
+                }
+            };
+            *self.kinds.entry(kind).or_default() += 1;
+        }
+    }
+
+    /// Writes the committed set of the present state database, if it has grown.
+    pub(super) fn seal_committed(&mut self, loaded: &mut Loaded) {
+        let Some(born) = &loaded.lane.born else { return };
+        let (state_id, ranges) = (born.birth.state_id, &loaded.lane.committed);
+        if std::mem::take(&mut self.grown) {
+            let put = records::put_committed(&loaded.key, state_id, ranges, loaded.revision, self.now);
+            self.statements.push(put);
+            loaded.revision += 1;
+        }
+    }
+
+    /// Remembers the committed set of a state database that a birth may leave.
+    pub(super) fn leave(&mut self, loaded: &Loaded) {
+        if let Some(born) = &loaded.lane.born {
+            let committed = Committed { ranges: loaded.lane.committed.clone(), revision: loaded.revision };
+            self.left.insert(born.birth.state_id, committed);
+        }
+    }
+
+    /// The committed set of a state database that this batch has left.
+    pub(super) fn sealed(&self, state_id: StateId) -> Option<Committed> {
+        self.left.get(&state_id).cloned()
+    }
+}

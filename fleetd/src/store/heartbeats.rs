@@ -1,0 +1,339 @@
+//! Raw heartbeats: one table for each day of arrival (UTC).
+//!
+//! A table is only appended to while its day lasts, gets an index by device when the day is over (sealed), and is
+//! dropped whole when its retention is. Nothing is ever deleted row by row.
+
+use protocol::message::{HeartbeatJson, HeartbeatMetrics, HeartbeatStatus, rfc3339};
+use serde::Serialize;
+
+use super::{Row, Statement, Store, StoreError, Value, device_state::DeviceKey, dialect::ROW_NUMBER};
+use crate::{
+    domain::{
+        rollup::{DAY_MS, Point},
+        sample::Sample,
+    },
+    values,
+};
+
+/// A day in UTC, counted from 1970-01-01.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Day(i64);
+
+impl Day {
+    /// The day of a time in ms since 1970.
+    #[must_use]
+    pub fn of(ms: i64) -> Self {
+        Self(ms.div_euclid(DAY_MS))
+    }
+
+    /// When it begins, ms since 1970.
+    #[must_use]
+    pub fn starts_at(self) -> i64 {
+        self.0 * DAY_MS
+    }
+
+    /// So many days later.
+    #[must_use]
+    pub fn plus(self, days: i64) -> Self {
+        Self(self.0 + days)
+    }
+
+    /// As in `heartbeat_days`: 20261231.
+    fn number(self) -> i64 {
+        let digits: String =
+            rfc3339(self.starts_at()).chars().take(10).filter(char::is_ascii_digit).collect();
+        digits.parse().unwrap_or(0)
+    }
+
+    fn from_number(number: i64) -> Option<Self> {
+        let (year, month, day) = (number / 10_000, number / 100 % 100, number % 100);
+        let text = format!("{year:04}-{month:02}-{day:02}T00:00:00Z");
+        protocol::message::parse_rfc3339(&text).ok().map(Self::of)
+    }
+
+    /// Built of digits alone, so that it can stand in SQL text.
+    fn table(self) -> String {
+        format!("heartbeats_{:08}", self.number())
+    }
+}
+
+/// Makes the table of a day, if it is not there.
+#[must_use]
+pub fn make_day(day: Day) -> [Statement; 2] {
+    let sql = format!(
+        "CREATE TABLE IF NOT EXISTS {} (id {ROW_NUMBER}, device_id TEXT NOT NULL, org_id TEXT NOT NULL, \
+         received_at BIGINT NOT NULL, taken_at BIGINT NOT NULL, ts BIGINT NOT NULL, state_id TEXT, seq BIGINT, \
+         interval_seconds BIGINT NOT NULL, version TEXT, uptime_seconds BIGINT, cpu_percent DOUBLE PRECISION, \
+         mem_percent DOUBLE PRECISION, disk_free_gb DOUBLE PRECISION, disk_total_gb DOUBLE PRECISION, \
+         temperature_c DOUBLE PRECISION, load_1 DOUBLE PRECISION, load_5 DOUBLE PRECISION, load_15 DOUBLE PRECISION, \
+         recording_active BIGINT NOT NULL, mixer_active BIGINT NOT NULL, active_inputs TEXT, \
+         degradation_level BIGINT NOT NULL, live BIGINT, errors TEXT)",
+        day.table()
+    );
+    let listed = "INSERT INTO heartbeat_days (day) VALUES (?1) ON CONFLICT (day) DO NOTHING";
+    [Statement::new(sql, Vec::new()), Statement::new(listed, values![day.number()])]
+}
+
+/// Adds a heartbeat to the table of its day of arrival, which must be there.
+#[must_use]
+pub fn insert(key: &DeviceKey, sample: &Sample) -> Statement {
+    let sql = format!(
+        "INSERT INTO {} (device_id, org_id, received_at, taken_at, ts, state_id, seq, interval_seconds, version, \
+         uptime_seconds, cpu_percent, mem_percent, disk_free_gb, disk_total_gb, temperature_c, load_1, load_5, load_15, \
+         recording_active, mixer_active, active_inputs, degradation_level, live, errors) VALUES (?1, ?2, ?3, ?4, ?5, \
+         ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)",
+        Day::of(sample.received_at).table()
+    );
+    let (json, metrics, status) = (&sample.json, &sample.json.metrics, &sample.json.status);
+    let whole = |number: u64| i64::try_from(number).ok();
+    Statement::new(
+        sql,
+        values![
+            key.device_id.as_str(),
+            key.org_id.as_str(),
+            sample.received_at,
+            sample.at,
+            sample.ts,
+            sample.record.map(|(state_id, _)| state_id.to_string()),
+            sample.record.and_then(|(_, seq)| whole(seq)),
+            sample.interval_seconds,
+            json.version.as_deref(),
+            json.uptime_seconds.and_then(whole),
+            metrics.cpu_percent,
+            metrics.mem_percent,
+            metrics.disk_free_gb,
+            metrics.disk_total_gb,
+            metrics.temperature_c,
+            metrics.load_avg.map(|load| load[0]),
+            metrics.load_avg.map(|load| load[1]),
+            metrics.load_avg.map(|load| load[2]),
+            status.recording_active,
+            status.mixer_active,
+            list_to_text(&status.active_inputs),
+            status.degradation_level,
+            sample.live,
+            list_to_text(&json.errors),
+        ],
+    )
+}
+
+fn list_to_text(list: &[String]) -> Option<String> {
+    if list.is_empty() { None } else { serde_json::to_string(list).ok() }
+}
+
+/// A stored heartbeat as the API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StoredHeartbeat {
+    /// Names the row for ever.
+    pub id: String,
+    /// When it arrived, RFC 3339.
+    pub received_at: String,
+    /// When it was taken, corrected for the device's clock, RFC 3339.
+    pub taken_at: String,
+    /// The state database that it came from; none if it came by HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_id: Option<String>,
+    /// Its number there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<i64>,
+    /// As sent.
+    #[serde(flatten)]
+    pub heartbeat: HeartbeatJson,
+}
+
+fn read(row: &Row, day: Day) -> Result<StoredHeartbeat, StoreError> {
+    let seconds = row.opt_int("uptime_seconds")?.and_then(|seconds| u64::try_from(seconds).ok());
+    let load = (row.opt_real("load_1")?, row.opt_real("load_5")?, row.opt_real("load_15")?);
+    Ok(StoredHeartbeat {
+        id: format!("{}-{}", day.number(), row.int("id")?),
+        received_at: rfc3339(row.int("received_at")?),
+        taken_at: rfc3339(row.int("taken_at")?),
+        state_id: row.opt_text("state_id")?,
+        seq: row.opt_int("seq")?,
+        heartbeat: HeartbeatJson {
+            ts: rfc3339(row.int("ts")?),
+            version: row.opt_text("version")?,
+            uptime_seconds: seconds,
+            metrics: HeartbeatMetrics {
+                cpu_percent: row.opt_real("cpu_percent")?,
+                mem_percent: row.opt_real("mem_percent")?,
+                disk_free_gb: row.opt_real("disk_free_gb")?,
+                disk_total_gb: row.opt_real("disk_total_gb")?,
+                temperature_c: row.opt_real("temperature_c")?,
+                load_avg: match load {
+                    (Some(one), Some(five), Some(fifteen)) => Some([one, five, fifteen]),
+                    _ => None,
+                },
+            },
+            status: HeartbeatStatus {
+                recording_active: row.bool("recording_active")?,
+                mixer_active: row.bool("mixer_active")?,
+                active_inputs: row.opt_json("active_inputs")?.unwrap_or_default(),
+                degradation_level: u8::try_from(row.int("degradation_level")?).unwrap_or(u8::MAX),
+            },
+            errors: row.opt_json("errors")?.unwrap_or_default(),
+        },
+    })
+}
+
+/// A day's table and how far it is in the roll-ups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DayInfo {
+    /// Which day.
+    pub day: Day,
+    /// Whether it has its index and grows no more.
+    pub sealed: bool,
+    /// Rows up to this one are in the roll-ups.
+    pub aggregated_id: i64,
+}
+
+/// The days that have a table, oldest first.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn days(store: &Store) -> Result<Vec<DayInfo>, StoreError> {
+    let rows =
+        store.query("SELECT day, sealed, aggregated_id FROM heartbeat_days ORDER BY day", vec![]).await?;
+    let read = |row: &Row| {
+        Ok(Day::from_number(row.int("day")?).map(|day| (day, row.bool("sealed"), row.int("aggregated_id"))))
+    };
+    let mut days = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if let Some((day, sealed, aggregated_id)) = read(row)? {
+            days.push(DayInfo { day, sealed: sealed?, aggregated_id: aggregated_id? });
+        }
+    }
+    Ok(days)
+}
+
+/// One page of a device's heartbeats that arrived in `since ≤ received_at < until` (ms), newest first, and how many
+/// there are in all. `page` counts from 1.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn list(
+    store: &Store,
+    key: &DeviceKey,
+    since: i64,
+    until: i64,
+    page: u32,
+    page_size: u32,
+) -> Result<(Vec<StoredHeartbeat>, u64), StoreError> {
+    let mut skip = i64::from(page.max(1) - 1) * i64::from(page_size);
+    let mut wanted = i64::from(page_size);
+    let mut total = 0;
+    let mut items = Vec::new();
+    let (first, last) = (Day::of(since), Day::of(until));
+    for info in days(store).await?.iter().rev().filter(|info| (first..=last).contains(&info.day)) {
+        let table = info.day.table();
+        let filter = "device_id = ?1 AND org_id = ?2 AND received_at >= ?3 AND received_at < ?4";
+        let params = || values![key.device_id.as_str(), key.org_id.as_str(), since, until];
+        let counted = format!("SELECT count(*) AS n FROM {table} WHERE {filter}");
+        let here = store.query_one(counted, params()).await?.map_or(Ok(0), |row| row.int("n"))?;
+        total += here;
+        if wanted > 0 && skip < here {
+            let sql = format!(
+                "SELECT * FROM {table} WHERE {filter} ORDER BY received_at DESC, id DESC LIMIT ?5 OFFSET ?6"
+            );
+            let page = [params(), values![wanted, skip]].concat();
+            let rows = store.query(sql, page).await?;
+            wanted -= i64::try_from(rows.len()).unwrap_or(i64::MAX);
+            items.extend(rows.iter().map(|row| read(row, info.day)).collect::<Result<Vec<_>, _>>()?);
+        }
+        skip = (skip - here).max(0);
+    }
+    Ok((items, u64::try_from(total).unwrap_or(0)))
+}
+
+const POINT_COLUMNS: &str = "id, device_id, org_id, taken_at, interval_seconds, recording_active, mixer_active, \
+     cpu_percent, mem_percent, disk_free_gb, temperature_c, load_1";
+
+fn point(row: &Row) -> Result<Point, StoreError> {
+    Ok(Point {
+        at: row.int("taken_at")?,
+        stands_ms: row.int("interval_seconds")? * 1000,
+        recording: row.bool("recording_active")?,
+        mixer: row.bool("mixer_active")?,
+        metrics: [
+            row.opt_real("cpu_percent")?,
+            row.opt_real("mem_percent")?,
+            row.opt_real("disk_free_gb")?,
+            row.opt_real("temperature_c")?,
+            row.opt_real("load_1")?,
+        ],
+    })
+}
+
+/// What was taken of a device in `from ≤ taken_at < to` (ms), from the raw heartbeats. `only_new`: only those that are
+/// not in the roll-ups yet.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn points(
+    store: &Store,
+    key: &DeviceKey,
+    from: i64,
+    to: i64,
+    only_new: bool,
+) -> Result<Vec<Point>, StoreError> {
+    let mut points = Vec::new();
+    // Nothing is taken after it arrived, so that earlier days hold nothing of the period; later ones may.
+    for info in days(store).await?.iter().filter(|info| info.day >= Day::of(from)) {
+        let after = if only_new { info.aggregated_id } else { 0 };
+        let sql = format!(
+            "SELECT {POINT_COLUMNS} FROM {} WHERE device_id = ?1 AND org_id = ?2 AND taken_at >= ?3 AND taken_at < ?4 \
+             AND id > ?5",
+            info.day.table()
+        );
+        let params = values![key.device_id.as_str(), key.org_id.as_str(), from, to, after];
+        for row in store.query(sql, params).await? {
+            points.push(point(&row)?);
+        }
+    }
+    Ok(points)
+}
+
+/// The next heartbeats of a day that are not in the roll-ups, in order of arrival, and the number of the last one.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn not_aggregated(
+    store: &Store,
+    info: DayInfo,
+    most: u32,
+) -> Result<(Vec<(DeviceKey, Point)>, i64), StoreError> {
+    let sql = format!("SELECT {POINT_COLUMNS} FROM {} WHERE id > ?1 ORDER BY id LIMIT ?2", info.day.table());
+    let rows = store.query(sql, values![info.aggregated_id, most]).await?;
+    let last = rows.last().map_or(Ok(info.aggregated_id), |row| row.int("id"))?;
+    let read = |row: &Row| {
+        Ok((DeviceKey { device_id: row.text("device_id")?, org_id: row.text("org_id")? }, point(row)?))
+    };
+    Ok((rows.iter().map(read).collect::<Result<_, StoreError>>()?, last))
+}
+
+/// Notes that a day is aggregated up to `to_id`; a conflict if another process has moved it meanwhile.
+#[must_use]
+pub fn mark_aggregated(info: DayInfo, to_id: i64) -> Statement {
+    let sql = "UPDATE heartbeat_days SET aggregated_id = ?2 WHERE day = ?1 AND aggregated_id = ?3";
+    Statement::new(sql, values![info.day.number(), to_id, info.aggregated_id]).expect_rows(1)
+}
+
+/// Gives a day that is over its index.
+#[must_use]
+pub fn seal(day: Day) -> [Statement; 2] {
+    let table = day.table();
+    let index = format!("CREATE INDEX IF NOT EXISTS {table}_by_device ON {table} (device_id, received_at)");
+    [
+        Statement::new(index, Vec::new()),
+        Statement::new("UPDATE heartbeat_days SET sealed = 1 WHERE day = ?1", values![day.number()]),
+    ]
+}
+
+/// Drops a day whole.
+#[must_use]
+pub fn drop_day(day: Day) -> [Statement; 2] {
+    [
+        Statement::new(format!("DROP TABLE IF EXISTS {}", day.table()), Vec::<Value>::new()),
+        Statement::new("DELETE FROM heartbeat_days WHERE day = ?1", values![day.number()]),
+    ]
+}
