@@ -2,6 +2,7 @@
 
 pub mod app_status;
 pub mod backoff;
+pub mod cli;
 pub mod config;
 pub mod connect;
 pub mod enroll;
