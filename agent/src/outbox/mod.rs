@@ -185,6 +185,13 @@ impl Outbox {
         self.entries.iter().filter(|entry| entry.standing != Standing::Acked).count()
     }
 
+    /// The cost of records that the server has not committed, in bytes.
+    #[must_use]
+    pub fn unacked_bytes(&self) -> u64 {
+        let unacked = |entry: &&Entry| entry.standing != Standing::Acked;
+        self.entries.iter().filter(unacked).map(|entry| entry.cost()).sum()
+    }
+
     /// Whether new commands may be taken: their reports have room.
     #[must_use]
     pub fn takes_commands(&self) -> bool {

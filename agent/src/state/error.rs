@@ -21,12 +21,6 @@ pub enum StateError {
         /// What the system said.
         source: io::Error,
     },
-    /// Another process holds the folder's lock.
-    #[error("another agent is using {path}; stop it, or give this one a STATE_DIR of its own")]
-    InUse {
-        /// The state folder.
-        path: PathBuf,
-    },
     /// SQLite could not do it, and the file is not at fault.
     #[error("cannot {operation} in {path}; check that the disk has room and is writable")]
     Database {

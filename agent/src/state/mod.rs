@@ -1,7 +1,6 @@
 //! The state database: who this device is to the server, and what must not be lost.
 //!
 //! Layout of the state folder:
-//! - `lock`: held while an agent runs.
 //! - `db/state.db` (and its log beside it): identity, outbox, command journal.
 //! - `journal-high`: the highest journal number in use; see `journal_high.rs`.
 //! - `damaged-NNNNNN-TIME/`: former `db/` folders that could not be trusted; the last two are kept.
@@ -26,7 +25,6 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
 use std::path::PathBuf;
 
 use protocol::codec::{self, limit};
@@ -52,8 +50,6 @@ pub struct State {
     state_id: StateId,
     dir: PathBuf,
     path: PathBuf,
-    /// Held for as long as the database is open.
-    _lock: File,
 }
 
 /// An entry for the command journal.
@@ -134,6 +130,15 @@ impl State {
         self.transaction("store records", |transaction| write_change(transaction, change))
     }
 
+    /// The last connection number that was taken; 0 if none was.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn last_connection(&self) -> Result<u64, StateError> {
+        let last = self.connection.query_row("SELECT connection FROM meta", [], |row| row.get(0));
+        self.sql("read the connection number", last)
+    }
+
     /// Takes the next connection number.
     ///
     /// # Errors
@@ -187,17 +192,36 @@ impl State {
         Ok(journalled)
     }
 
-    /// Whether a command is in the journal.
+    /// What became of a command, if it is in the journal.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn knows_command(&self, id: &CommandId) -> Result<bool, StateError> {
-        let known = self.connection.query_row(
-            "SELECT EXISTS (SELECT 1 FROM journal WHERE command_id = ?1)",
-            [id.as_str()],
-            |row| row.get(0),
-        );
-        self.sql("read the command journal", known)
+    pub fn command_state(&self, id: &CommandId) -> Result<Option<String>, StateError> {
+        let query = "SELECT state FROM journal WHERE command_id = ?1";
+        let state = self.connection.query_row(query, [id.as_str()], |row| row.get(0)).optional();
+        self.sql("read the command journal", state)
+    }
+
+    /// The names of the application's inputs in the order in which they were first seen: heartbeats refer to them by
+    /// position, those that are still in the outbox too.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn inputs(&self) -> Result<Vec<String>, StateError> {
+        let statement = self.connection.prepare("SELECT name FROM inputs ORDER BY position");
+        let mut statement = self.sql("read the inputs", statement)?;
+        let names = statement.query_map([], |row| row.get(0)).and_then(Iterator::collect);
+        self.sql("read the inputs", names)
+    }
+
+    /// Stores a new input as the last.
+    ///
+    /// # Errors
+    /// It was not stored.
+    pub fn add_input(&mut self, name: &str) -> Result<(), StateError> {
+        self.transaction("store an input", |transaction| {
+            transaction.execute("INSERT INTO inputs (name) VALUES (?1)", [name]).map(|_| ())
+        })
     }
 
     /// Gives the state a new identity. Of the outbox only `take_over` (ascending) is kept, numbered from 1 in the same

@@ -1,8 +1,7 @@
 //! Opening the state database, or making one.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use protocol::id::StateId;
@@ -14,7 +13,6 @@ use super::{State, schema, set_aside};
 
 const DATABASE_DIR: &str = "db";
 const DATABASE_NAME: &str = "state.db";
-const LOCK_NAME: &str = "lock";
 
 /// An opened database.
 #[derive(Debug)]
@@ -36,13 +34,13 @@ pub struct SetAside {
 
 impl State {
     /// Opens the database in `dir`, which is made if it is not there. One that cannot be trusted is set aside and
-    /// replaced. `now_ms` (milliseconds since 1970) only becomes part of a folder's name.
+    /// replaced. `now_ms` (milliseconds since 1970) only becomes part of a folder's name. The caller holds the folder's
+    /// lock (see [`crate::lock`]).
     ///
     /// # Errors
-    /// Another agent uses the folder, or the disk does not let us.
+    /// The disk does not let us.
     pub fn open(dir: &Path, now_ms: i64) -> Result<Opened, StateError> {
         make_dir(dir)?;
-        let lock = lock(dir)?;
         let database_dir = dir.join(DATABASE_DIR);
         let journal_file = journal_high::read(dir)?;
 
@@ -75,10 +73,7 @@ impl State {
         let state_id = StateId(id.try_into().map_err(|_| {
             StateError::damaged(&path, Damage::Inconsistent("its state id does not have 8 bytes"))
         })?);
-        Ok(Opened {
-            state: State { connection, state_id, dir: dir.to_owned(), path, _lock: lock },
-            set_aside,
-        })
+        Ok(Opened { state: State { connection, state_id, dir: dir.to_owned(), path }, set_aside })
     }
 }
 
@@ -155,21 +150,4 @@ fn exists(path: &Path) -> Result<bool, StateError> {
         path: path.to_owned(),
         source,
     })
-}
-
-fn lock(dir: &Path) -> Result<File, StateError> {
-    let path = dir.join(LOCK_NAME);
-    let failed = |source: io::Error| StateError::File { operation: "lock", path: path.clone(), source };
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StateError::InUse { path: dir.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
 }

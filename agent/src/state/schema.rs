@@ -36,6 +36,10 @@ CREATE TABLE journal (
     state         TEXT    NOT NULL,
     kept_until_ms INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE inputs (
+    position INTEGER PRIMARY KEY,
+    name     TEXT    NOT NULL UNIQUE
+) STRICT;
 ";
 
 /// Sets up a connection: durable commits, small caches.
@@ -95,12 +99,12 @@ pub(super) fn check(connection: &Connection, path: &Path, file_number: u64) -> R
     }
     let tables: i64 = connection
         .query_row(
-            "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('meta', 'outbox', 'journal')",
+            "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('meta', 'outbox', 'journal', 'inputs')",
             [],
             |row| row.get(0),
         )
         .map_err(sql("list the tables"))?;
-    if tables != 3 {
+    if tables != 4 {
         return damaged(Damage::Foreign);
     }
     check_contents(connection, path, file_number)

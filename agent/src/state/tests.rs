@@ -131,8 +131,8 @@ fn a_command_is_journalled_once_and_its_number_is_in_the_file_beside_the_databas
     assert_eq!(journal(&mut state, "a"), Journalled::New(1));
     assert_eq!(journal(&mut state, "b"), Journalled::New(2));
     assert_eq!(journal(&mut state, "a"), Journalled::Known);
-    assert!(state.knows_command(&"b".parse().unwrap()).unwrap());
-    assert!(!state.knows_command(&"c".parse().unwrap()).unwrap());
+    assert_eq!(state.command_state(&"b".parse().unwrap()).unwrap().as_deref(), Some("rejected"));
+    assert_eq!(state.command_state(&"c".parse().unwrap()).unwrap(), None);
     assert_eq!(fs::read_to_string(dir.path().join("journal-high")).unwrap(), "2\n");
     drop(state);
     assert_eq!(journal(&mut open(dir.path()), "b"), Journalled::Known);
@@ -148,19 +148,19 @@ fn the_journal_forgets_old_entries_but_never_the_newest_thousand() {
         let change = Change { next_seq: 1, ..Change::default() };
         state.journal(&old, &change, i64::MAX).unwrap();
     }
-    assert!(!state.knows_command(&"c0".parse().unwrap()).unwrap());
-    assert!(state.knows_command(&"c10".parse().unwrap()).unwrap());
+    assert_eq!(state.command_state(&"c0".parse().unwrap()).unwrap(), None);
+    assert!(state.command_state(&"c10".parse().unwrap()).unwrap().is_some());
 }
 
 #[test]
-fn a_second_agent_on_the_same_folder_is_told_so() {
+fn inputs_keep_their_positions_over_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let first = open(dir.path());
-    let error = State::open(dir.path(), NOW_MS).unwrap_err();
-    assert!(matches!(error, StateError::InUse { .. }), "{error}");
-    assert!(error.to_string().contains("another agent is using"), "{error}");
-    drop(first);
-    open(dir.path());
+    let mut state = open(dir.path());
+    state.add_input("cam2").unwrap();
+    state.add_input("cam1").unwrap();
+    assert!(state.add_input("cam2").is_err());
+    drop(state);
+    assert_eq!(open(dir.path()).inputs().unwrap(), ["cam2", "cam1"]);
 }
 
 #[test]
@@ -187,7 +187,6 @@ async fn the_database_thread_answers_and_closes() {
     let (thread, set_aside) = StateThread::open(dir.path().to_owned(), NOW_MS).await.unwrap();
     assert_eq!(set_aside, None);
     assert_eq!(thread.call(State::next_connection).await.unwrap(), 1);
-    assert!(matches!(StateThread::open(dir.path().to_owned(), NOW_MS).await, Err(StateError::InUse { .. })));
     thread.close();
     let (thread, _) = StateThread::open(dir.path().to_owned(), NOW_MS).await.unwrap();
     assert_eq!(thread.call(State::next_connection).await.unwrap(), 2);

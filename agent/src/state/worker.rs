@@ -8,13 +8,16 @@ use tokio::sync::oneshot;
 
 use super::{Opened, SetAside, State, StateError};
 
+/// Jobs that may wait. The event loop awaits each, so there is hardly ever more than one.
+const QUEUE: usize = 16;
+
 type Job = Box<dyn FnOnce(&mut State) + Send>;
 
 /// A handle on the thread. Dropping it lets the thread finish what it has and close the database.
 #[derive(Debug)]
 pub struct StateThread {
     /// Always there until the handle is closed or dropped.
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -24,7 +27,7 @@ impl StateThread {
     /// # Errors
     /// As [`State::open`], or the system gives no thread.
     pub async fn open(dir: PathBuf, now_ms: i64) -> Result<(Self, Option<SetAside>), StateError> {
-        let (jobs, inbox) = mpsc::channel::<Job>();
+        let (jobs, inbox) = mpsc::sync_channel::<Job>(QUEUE);
         let (opened, answer) = oneshot::channel();
         let path = dir.clone();
         let thread = std::thread::Builder::new()

@@ -212,6 +212,13 @@ impl Uplink {
         answered
     }
 
+    /// What the birth says has changed: a new one is due before any more records.
+    pub fn birth_has_changed(&mut self) {
+        if matches!(self.phase, Phase::Open) {
+            self.phase = Phase::Greeting(Greeting { birth: None, attempts: 0, hurry: None });
+        }
+    }
+
     /// A server process says that it has just started: no reason to wait longer than `wait` with repetitions.
     pub fn server_is_back(&mut self, now: Duration, wait: Duration) {
         match &mut self.phase {

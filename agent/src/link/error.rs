@@ -1,0 +1,136 @@
+//! Why a connection could not be made, or ended; for the log and for `r58-fleet-agent status`.
+
+use std::time::Duration;
+
+use rumqttc::{ConnectReturnCode, ConnectionError, StateError};
+
+use crate::config::MqttUrl;
+
+/// The end of a link.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The broker does not accept the device's credentials.
+    #[error(
+        "{url} refuses this device's token or name; if the token was changed or the device was removed on the server, \
+         enrol it again (r58-fleet-agent enroll)"
+    )]
+    Credentials {
+        /// The broker.
+        url: MqttUrl,
+    },
+    /// The broker refuses the connection for another reason.
+    #[error("{url} refuses the connection: {reason}")]
+    Refused {
+        /// The broker.
+        url: MqttUrl,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Nothing happened for too long.
+    #[error("{url} does not answer (waited {} s); check the network and the venue's firewall", waited.as_secs())]
+    Silent {
+        /// The broker.
+        url: MqttUrl,
+        /// How long.
+        waited: Duration,
+    },
+    /// The broker closed the connection.
+    #[error(
+        "{url} closed the connection; if that goes on, look for a second device that uses the same name, and at the \
+         server's log"
+    )]
+    Closed {
+        /// The broker.
+        url: MqttUrl,
+    },
+    /// The network says no.
+    #[error("cannot reach {url}: {source}; check the address, the network and the venue's firewall")]
+    Network {
+        /// The broker.
+        url: MqttUrl,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The broker does not let the device listen to what it must hear.
+    #[error("{url} does not let this device subscribe to {filter}; is it a broker of R58 Fleet?")]
+    Subscription {
+        /// The broker.
+        url: MqttUrl,
+        /// Refused.
+        filter: String,
+    },
+    /// Something that is no MQTT, or breaks its rules.
+    #[error("{url} does not keep to MQTT: {problem}; check that the address is a broker's")]
+    Protocol {
+        /// The broker.
+        url: MqttUrl,
+        /// What it did.
+        problem: String,
+    },
+    /// No way of connecting to such an address in this version.
+    #[error("this agent cannot connect to {url}; it has mqtt:// only")]
+    NoTransport {
+        /// The address.
+        url: MqttUrl,
+    },
+    /// The connection's task is gone.
+    #[error("the connection ended")]
+    Ended,
+}
+
+impl LinkError {
+    /// Sorts an error of the MQTT client.
+    pub(super) fn from_client(url: &MqttUrl, error: ConnectionError, waited: Duration) -> Self {
+        let url = url.clone();
+        match error {
+            ConnectionError::ConnectionRefused(code) => Self::refused(url, code),
+            ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => Self::Silent { url, waited },
+            ConnectionError::MqttState(StateError::AwaitPingResp) => Self::Silent { url, waited },
+            ConnectionError::MqttState(StateError::ConnectionAborted) => Self::Closed { url },
+            ConnectionError::MqttState(StateError::Io(source)) | ConnectionError::Io(source) => {
+                Self::network(url, source)
+            }
+            ConnectionError::MqttState(StateError::Deserialization(rumqttc::mqttbytes::Error::Io(
+                source,
+            ))) => Self::network(url, source),
+            ConnectionError::RequestsDone => Self::Ended,
+            other => Self::Protocol { url, problem: shortened(&other.to_string()) },
+        }
+    }
+
+    fn refused(url: MqttUrl, code: ConnectReturnCode) -> Self {
+        match code {
+            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
+                Self::Credentials { url }
+            }
+            ConnectReturnCode::ServiceUnavailable => {
+                Self::Refused { url, reason: "it is not ready, or has too many connections" }
+            }
+            ConnectReturnCode::BadClientId => {
+                Self::Refused { url, reason: "it does not like the device's name" }
+            }
+            ConnectReturnCode::RefusedProtocolVersion | ConnectReturnCode::Success => {
+                Self::Refused { url, reason: "it does not speak MQTT 3.1.1" }
+            }
+        }
+    }
+
+    fn network(url: MqttUrl, source: std::io::Error) -> Self {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        match source.kind() {
+            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Self::Closed { url },
+            _ => Self::Network { url, source },
+        }
+    }
+
+    /// Whether trying again soon is of little use.
+    #[must_use]
+    pub fn is_credentials(&self) -> bool {
+        matches!(self, Self::Credentials { .. })
+    }
+}
+
+/// What a stranger sent may be long.
+fn shortened(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}

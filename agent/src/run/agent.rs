@@ -1,0 +1,506 @@
+//! The event loop's state, and what happens on each event.
+
+use std::time::Duration;
+
+use protocol::codec::{self, limit};
+use protocol::message::{Ack, DeviceCommand, ServerStatus};
+use protocol::topic::{Downlink, Topic, Uplink};
+use tokio::time::Instant;
+
+use super::commands::{self, Answer};
+use super::messages::{self, BirthFacts};
+use super::probe::{Probe, Seen};
+use super::report::Reporter;
+use super::session::{Happened, Session, Stage, with_causes};
+use super::store::{Folder, StoreError};
+use super::{RunError, Stop};
+use crate::app_status::AppStatus;
+use crate::config::Config;
+use crate::connect::ConnectError;
+use crate::kernel::Kernel;
+use crate::link::{Link, LinkError, LinkEvent, LinkSettings, Tag};
+use crate::lock::LockError;
+use crate::metrics::Metrics;
+use crate::record::Record;
+use crate::service_manager::ServiceManager;
+use crate::status::StatusFile;
+use crate::uplink::Action;
+
+/// CPU use is measured over the time before a heartbeat; the first one waits for a little of it.
+const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a goodbye may take; systemd waits longer.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// The whole fleet hears at the same moment that a server is back.
+const SERVER_BACK_SPREAD_MS: u64 = 5_000;
+/// A clock that is off by more is worth a word in the log.
+const CLOCK_OFF_MS: u64 = 60_000;
+
+pub(super) struct Agent {
+    pub(super) config: Config,
+    pub(super) kernel: Kernel,
+    pub(super) service: ServiceManager,
+    pub(super) reporter: Reporter,
+    pub(super) folder: Folder,
+    pub(super) session: Session,
+    /// Whether the server has answered on this connection.
+    pub(super) answered: bool,
+    pub(super) app: Option<AppStatus>,
+    probe: Probe,
+    origin: Instant,
+    next_heartbeat: Duration,
+    /// What kept the last record from being kept, so that the log says it once.
+    trouble: Option<String>,
+    /// Server's clock minus ours, milliseconds, when it last said so.
+    clock_offset_ms: Option<i64>,
+}
+
+enum Happening {
+    Session(Happened),
+    Seen(Seen),
+    Time,
+    Stop,
+}
+
+impl Agent {
+    /// Sets everything up and makes a first attempt at the state folder.
+    pub(super) async fn start(
+        config: Config,
+        kernel: Kernel,
+        service: ServiceManager,
+    ) -> Result<Self, RunError> {
+        let probe = Probe::start(&config, &kernel)
+            .map_err(|source| RunError::System { operation: "start a thread", source })?;
+        let mut agent = Self {
+            reporter: Reporter::new(StatusFile::new(&config), kernel.wall_ms()),
+            config,
+            kernel,
+            service,
+            folder: Folder::new(),
+            session: Session::new(),
+            answered: false,
+            app: None,
+            probe,
+            origin: Instant::now(),
+            next_heartbeat: FIRST_HEARTBEAT,
+            trouble: None,
+            clock_offset_ms: None,
+        };
+        tracing::info!(
+            org = %agent.config.org,
+            device = %agent.config.device_id,
+            version = env!("CARGO_PKG_VERSION"),
+            "started"
+        );
+        match agent.open_folder().await {
+            Err(StoreError::Lock(held @ LockError::Held { .. })) => Err(held.into()),
+            _ => Ok(agent),
+        }
+    }
+
+    /// Runs the event loop.
+    pub(super) async fn turn_until(&mut self, stop: &mut Stop) {
+        loop {
+            self.do_what_is_due().await;
+            // Only from here: a loop that hangs must not feed it.
+            self.service.watchdog();
+            let wake = self.origin + self.wake_at();
+            let happening = tokio::select! {
+                () = stop.asked() => Happening::Stop,
+                happened = self.session.happened() => Happening::Session(happened),
+                seen = self.probe.seen() => Happening::Seen(seen),
+                () = tokio::time::sleep_until(wake) => Happening::Time,
+            };
+            match happening {
+                Happening::Stop => return,
+                Happening::Time => {}
+                Happening::Session(Happened::Asked(answer)) => self.asked(answer),
+                Happening::Session(Happened::Link(event)) => self.link_event(event).await,
+                Happening::Seen(Seen::Machine(metrics)) => self.heartbeat(&metrics).await,
+                Happening::Seen(Seen::App(app)) => self.app_seen(*app).await,
+            }
+        }
+    }
+
+    /// Says goodbye and closes everything.
+    pub(super) async fn stop(mut self) {
+        tracing::info!("stopping");
+        self.hang_up().await;
+        if let Some(store) = self.folder.store.take() {
+            store.close();
+        }
+        self.reporter.file().remove();
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn wake_at(&self) -> Duration {
+        let store = self.folder.store.as_ref();
+        let uplink = store.and_then(|store| store.uplink.wake_at());
+        let folder = store.is_none().then_some(self.folder.retry_at);
+        // Without a state there is nothing to connect with.
+        let session = store.and_then(|_| self.session.wake_at());
+        let watchdog = self.service.watchdog_interval().map(|interval| self.now() + interval);
+        let due = [uplink, folder, session, watchdog].into_iter().flatten();
+        due.chain([self.next_heartbeat, self.report_at()]).min().unwrap_or(Duration::ZERO)
+    }
+
+    async fn do_what_is_due(&mut self) {
+        let now = self.now();
+        if self.folder.store.is_none() && now >= self.folder.retry_at {
+            // What went wrong has been reported.
+            let _ = self.open_folder().await;
+        }
+        if now >= self.next_heartbeat {
+            // After a long sleep one heartbeat is enough.
+            let interval = Duration::from_secs(u64::from(self.config.heartbeat_interval_seconds));
+            self.next_heartbeat = (self.next_heartbeat + interval).max(now);
+            if !self.probe.ask_machine() {
+                tracing::warn!(
+                    "the measurements hang, on a disk most likely; the heartbeat goes without them"
+                );
+                self.heartbeat(&Metrics::default()).await;
+            }
+        }
+        if self.folder.store.is_some() {
+            self.connect(now).await;
+            self.send().await;
+        }
+        self.report(self.now());
+    }
+
+    async fn open_folder(&mut self) -> Result<(), StoreError> {
+        let status_file = self.reporter.file().path().to_owned();
+        let opened = self.folder.open(&self.config.state_dir, &status_file, self.kernel.wall_ms()).await;
+        match &opened {
+            Ok(()) => self.trouble_is_over(),
+            Err(error) => {
+                self.note_trouble(error);
+                self.folder.failed(self.now(), random());
+            }
+        }
+        opened
+    }
+
+    /// Goes on with connecting, as far as that is possible without waiting.
+    async fn connect(&mut self, now: Duration) {
+        if matches!(self.session.stage, Stage::Waiting { until } if now >= until) {
+            self.session.begin(&self.config);
+        }
+        if let Stage::Found(url) = &self.session.stage {
+            let url = url.clone();
+            let Some(token) = self.config.device_token.clone() else {
+                return self.asked(Err(ConnectError::NotEnrolled));
+            };
+            let Some(store) = &mut self.folder.store else { return };
+            if let Err(error) = store.next_connection().await {
+                return self.store_failed(&error);
+            }
+            let Ok(will) = store.identity().presence(false) else { return };
+            let (org, device) = (self.config.org.clone(), self.config.device_id.clone());
+            self.session.tried = Some(url.clone());
+            match Link::open(LinkSettings { url, org, device, token, will }) {
+                Ok((link, transport)) => self.session.stage = Stage::Linking(link, transport),
+                Err(error) => self.link_down(&error),
+            }
+        }
+    }
+
+    fn asked(&mut self, answer: Result<crate::connect::Endpoints, ConnectError>) {
+        if matches!(answer, Err(ConnectError::NotEnrolled)) {
+            self.read_config_again();
+        }
+        if let Ok(endpoints) = &answer {
+            self.server_time(endpoints.server_time_ms);
+        }
+        if let Err((problem, at_least)) = self.session.choose(answer) {
+            self.connection_failed(problem, at_least);
+        }
+    }
+
+    /// Somebody may have enrolled the device since.
+    fn read_config_again(&mut self) {
+        match Config::load(self.config.file.as_deref()) {
+            // Another state folder needs another process.
+            Ok(config) if config.state_dir == self.config.state_dir => self.config = config,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the configuration cannot be read again"),
+        }
+    }
+
+    async fn link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up => self.link_up(),
+            LinkEvent::Receipt(Tag::Packet(id)) => {
+                let now = self.now();
+                if let Some(store) = &mut self.folder.store {
+                    store.uplink.receipt(id, now);
+                }
+            }
+            LinkEvent::Receipt(Tag::Presence) => {}
+            LinkEvent::Message { topic, payload, retained } => self.message(topic, &payload, retained).await,
+            LinkEvent::Down(error) => self.link_down(&error),
+        }
+    }
+
+    fn link_up(&mut self) {
+        let since = self.now();
+        let stage = std::mem::replace(&mut self.session.stage, Stage::Waiting { until: since });
+        if let Stage::Linking(link, transport) = stage {
+            self.session.stage = Stage::Linked { link, transport, since };
+            if let Some(store) = &mut self.folder.store {
+                store.uplink.connected();
+            }
+        }
+    }
+
+    fn link_down(&mut self, error: &LinkError) {
+        if let Some(store) = &mut self.folder.store {
+            store.uplink.disconnected();
+        }
+        self.connection_failed(with_causes(error), Duration::ZERO);
+    }
+
+    fn connection_failed(&mut self, problem: String, at_least: Duration) {
+        self.answered = false;
+        let wait = self.session.failed(self.now(), random(), at_least);
+        tracing::warn!(retry_in_seconds = wait.as_secs(), "{problem}");
+        self.reporter.error(problem, self.kernel.wall_ms());
+    }
+
+    /// Ends the connection in order, if there is one.
+    async fn hang_up(&mut self) {
+        let until = self.now();
+        let stage = std::mem::replace(&mut self.session.stage, Stage::Waiting { until });
+        self.answered = false;
+        let Some(store) = &mut self.folder.store else { return };
+        store.uplink.disconnected();
+        if let (Stage::Linked { link, .. }, Ok(presence)) = (stage, store.identity().presence(false)) {
+            link.close(presence, FAREWELL).await;
+        }
+    }
+
+    async fn message(&mut self, topic: Topic, payload: &[u8], retained: bool) {
+        match topic {
+            Topic::ToDevice { downlink: Downlink::Ack, .. } => self.ack(payload),
+            Topic::ToDevice { downlink: Downlink::Command, .. } => self.command(payload).await,
+            Topic::Server { .. } if !retained => self.server_said(payload),
+            _ => {}
+        }
+    }
+
+    fn ack(&mut self, payload: &[u8]) {
+        let ack: Ack = match codec::decode(payload, limit::LARGEST_BYTES) {
+            Ok(ack) => ack,
+            Err(error) => return tracing::warn!(%error, "an acknowledgement cannot be read"),
+        };
+        self.server_time(ack.server_time);
+        let now = self.now();
+        let Some(store) = &mut self.folder.store else { return };
+        if ack.state_id != store.state_id || self.session.link().is_none() {
+            return;
+        }
+        let opened = store.uplink.acknowledged(&ack.ranges, now);
+        let waiting = store.uplink.outbox().depth();
+        self.reporter.last_ack_at_ms = Some(self.kernel.wall_ms());
+        self.reporter.touch();
+        if opened && !self.answered {
+            self.answered = true;
+            let link = self.session.tried.as_ref().map(ToString::to_string).unwrap_or_default();
+            tracing::info!(link, waiting, "connected; the server answers");
+        }
+    }
+
+    fn server_time(&mut self, server_ms: Option<i64>) {
+        let Some(server_ms) = server_ms else { return };
+        let offset = server_ms.saturating_sub(self.kernel.wall_ms());
+        let moved = offset.abs_diff(self.clock_offset_ms.unwrap_or(0)) > CLOCK_OFF_MS;
+        if moved && offset.unsigned_abs() > CLOCK_OFF_MS {
+            let seconds = offset / 1000;
+            tracing::warn!(
+                "this device's clock differs from the server's by {seconds} s; check its time settings (NTP)"
+            );
+        }
+        self.clock_offset_ms = Some(offset);
+    }
+
+    fn server_said(&mut self, payload: &[u8]) {
+        let now = self.now();
+        match codec::decode_any::<ServerStatus>(payload, limit::COMMAND_BYTES) {
+            Ok(ServerStatus { online: true, .. }) => {
+                if let Some(store) = &mut self.folder.store {
+                    let wait = Duration::from_millis(random() % SERVER_BACK_SPREAD_MS);
+                    store.uplink.server_is_back(now, wait);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "a server's status cannot be read"),
+        }
+    }
+
+    async fn command(&mut self, payload: &[u8]) {
+        let message: DeviceCommand = match codec::decode(payload, limit::COMMAND_BYTES) {
+            Ok(message) => message,
+            Err(error) => return tracing::warn!(%error, "a command cannot be read"),
+        };
+        let ts = self.kernel.wall_ms();
+        let Some(store) = &mut self.folder.store else { return };
+        if !store.uplink.outbox().takes_commands() {
+            tracing::warn!("no commands are taken: too many reports wait for the server");
+            return;
+        }
+        let journalled = match commands::answer(message, store.state_id, ts) {
+            Answer::Nothing => return,
+            Answer::Journal(entry, report) => store.journal(entry, Record::Report(*report), ts, false).await,
+            Answer::Repeat(entry, report) => store.journal(entry, Record::Report(*report), ts, true).await,
+        };
+        self.kept(journalled);
+    }
+
+    async fn app_seen(&mut self, app: AppStatus) {
+        let ts = self.kernel.wall_ms();
+        let live = app.liveness.as_option();
+        let before = self.app.as_ref().and_then(|app| app.liveness.as_option());
+        let version_changed = self.app.as_ref().is_some_and(|before| before.version != app.version);
+        self.app = Some(app);
+        self.reporter.touch();
+        let Some(store) = &mut self.folder.store else { return };
+        let active = self.app.as_ref().map(|app| app.answer.active_inputs.as_slice()).unwrap_or_default();
+        let new = messages::new_inputs(active, &store.inputs);
+        let birth_changed = version_changed || !new.is_empty();
+        let mut kept = store.add_inputs(new).await;
+        if birth_changed {
+            store.uplink.birth_has_changed();
+        }
+        if let (Ok(()), Some(event)) = (&kept, messages::show_event(before, live, ts)) {
+            kept = store.keep(Record::Event(event), ts).await;
+        }
+        self.kept(kept);
+    }
+
+    async fn heartbeat(&mut self, metrics: &Metrics) {
+        let ts = self.kernel.wall_ms();
+        let Some(store) = &mut self.folder.store else { return };
+        let depth = store.uplink.outbox().depth();
+        let heartbeat = messages::heartbeat(&self.kernel, metrics, self.app.as_ref(), &store.inputs, depth);
+        let kept = store.keep(Record::Heartbeat(heartbeat), ts).await;
+        if kept.is_ok() {
+            self.reporter.last_heartbeat_at_ms = Some(ts);
+            self.reporter.touch();
+        }
+        self.kept(kept);
+    }
+
+    /// Does what the uplink wants, until it wants no more.
+    async fn send(&mut self) {
+        loop {
+            let now = self.now();
+            let Some(store) = &mut self.folder.store else { return };
+            let Some(action) = store.uplink.poll(now) else { return };
+            match action {
+                Action::Birth(id) => self.send_birth(Tag::Packet(id)),
+                Action::Records(id, kind, seqs) => {
+                    let payload = store.payload(seqs).await;
+                    let sent = match payload {
+                        Ok((payload, poison)) => {
+                            let dropped = if poison.is_empty() {
+                                Ok(())
+                            } else {
+                                store.drop_poison(&poison, self.kernel.wall_ms()).await
+                            };
+                            store.uplink.withdrawn(id, &poison);
+                            if let (false, Some(link)) = (payload.is_empty(), self.session.link()) {
+                                // One that is not taken comes back with the end of the link.
+                                let _ = link.publish(Tag::Packet(id), kind.topic(), payload);
+                            }
+                            dropped
+                        }
+                        Err(error) => Err(error),
+                    };
+                    self.kept(sent);
+                }
+                Action::DropLink => {
+                    let problem =
+                        "the broker does not confirm what is sent to it; connecting again".to_owned();
+                    self.connection_failed(problem, Duration::ZERO);
+                }
+                Action::NewIdentity => self.renew().await,
+            }
+        }
+    }
+
+    fn send_birth(&self, tag: Tag) {
+        let (Stage::Linked { link, transport, .. }, Some(store)) = (&self.session.stage, &self.folder.store)
+        else {
+            return;
+        };
+        let facts = BirthFacts {
+            config: &self.config,
+            kernel: &self.kernel,
+            app: self.app.as_ref(),
+            inputs: &store.inputs,
+            transport: *transport,
+        };
+        let identity = store.identity();
+        let next_seq = store.uplink.outbox().next_seq();
+        let encoded =
+            messages::birth(identity, next_seq, &facts).and_then(|b| Ok((b, identity.presence(true)?)));
+        match encoded {
+            Ok((birth, presence)) => {
+                // In this order: a presence is believed only if it is of the last birth's connection.
+                let _ = link.publish(tag, Uplink::Birth, birth)
+                    && link.publish(Tag::Presence, Uplink::Presence, presence);
+            }
+            Err(error) => tracing::error!(%error, "a birth cannot be encoded"),
+        }
+    }
+
+    async fn renew(&mut self) {
+        self.hang_up().await;
+        let Some(store) = &mut self.folder.store else { return };
+        let renewed = store.renew().await;
+        self.kept(renewed);
+        let problem = "the state was given a new identity; connecting again".to_owned();
+        self.connection_failed(problem, Duration::ZERO);
+    }
+
+    /// Notes how an attempt to keep something went.
+    fn kept(&mut self, outcome: Result<(), StoreError>) {
+        match outcome {
+            Ok(()) => self.trouble_is_over(),
+            Err(error) => self.store_failed(&error),
+        }
+    }
+
+    fn store_failed(&mut self, error: &StoreError) {
+        self.note_trouble(error);
+        if error.is_fatal() {
+            // Nobody knows what the database holds: it must be opened and checked again, and the server asked.
+            self.folder.failed(self.now(), random());
+            self.answered = false;
+            self.session.stage = Stage::Waiting { until: Duration::ZERO };
+        }
+    }
+
+    fn note_trouble(&mut self, error: &StoreError) {
+        let text = with_causes(error);
+        if self.trouble.as_ref() != Some(&text) {
+            tracing::error!("{text}");
+            self.reporter.error(text.clone(), self.kernel.wall_ms());
+            self.trouble = Some(text);
+        }
+    }
+
+    fn trouble_is_over(&mut self) {
+        if self.trouble.take().is_some() {
+            tracing::info!("records are kept again");
+        }
+    }
+}
+
+/// Any number: for spreading attempts in time.
+fn random() -> u64 {
+    // Without random numbers the spread is lost, nothing else.
+    getrandom::u64().unwrap_or(0)
+}

@@ -1,0 +1,234 @@
+//! The state folder in use: its lock, the database thread, and the uplink whose index it feeds.
+
+use std::path::Path;
+use std::time::Duration;
+
+use protocol::id::StateId;
+
+use super::messages::Identity;
+use crate::backoff::Backoff;
+use crate::lock::{LockError, StateLock};
+use crate::outbox::{BUDGET_BYTES, Outbox, Refused};
+use crate::record::Record;
+use crate::state::{JournalEntry, Journalled, StateError, StateThread};
+use crate::uplink::Uplink;
+
+/// While the folder cannot be used: often enough that a person who has made room sees it work.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+
+/// Why a record was not kept, or the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("a record cannot be encoded")]
+    Encode(#[from] protocol::codec::CodecError),
+}
+
+impl StoreError {
+    /// Whether the database must be opened again before anything else is done with it: nobody knows what it holds.
+    pub(super) fn is_fatal(&self) -> bool {
+        matches!(self, Self::State(error) if !error.is_disk_full())
+    }
+}
+
+/// An opened state folder.
+#[derive(Debug)]
+pub(super) struct Store {
+    thread: StateThread,
+    pub(super) uplink: Uplink,
+    pub(super) state_id: StateId,
+    /// The last connection number in use.
+    pub(super) connection: u64,
+    pub(super) inputs: Vec<String>,
+}
+
+impl Store {
+    /// Opens the database in `dir`, whose lock the caller holds.
+    pub(super) async fn open(dir: &Path, now_ms: i64) -> Result<Self, StoreError> {
+        let (thread, set_aside) = StateThread::open(dir.to_owned(), now_ms).await?;
+        if let Some(found) = set_aside {
+            tracing::error!(
+                moved_to = %found.moved_to.display(),
+                "the state database could not be trusted: {}. It was set aside, and a new one was made; records that \
+                 the server did not have are lost",
+                found.damage
+            );
+        }
+        let (loaded, state_id, connection, inputs) = thread
+            .call(|state| Ok((state.load()?, state.state_id(), state.last_connection()?, state.inputs()?)))
+            .await?;
+        let uplink = Uplink::new(Outbox::load(loaded, BUDGET_BYTES));
+        tracing::info!(%state_id, waiting = uplink.outbox().depth(), "state opened");
+        Ok(Self { thread, uplink, state_id, connection, inputs })
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        Identity { state_id: self.state_id, connection: self.connection }
+    }
+
+    /// Takes the number of the next connection. A full disk does not keep the device from being seen: the number then
+    /// lasts only as long as this process.
+    pub(super) async fn next_connection(&mut self) -> Result<(), StoreError> {
+        self.connection = match self.thread.call(|state| state.next_connection()).await {
+            Ok(number) => number.max(self.connection + 1),
+            Err(error) if error.is_disk_full() => self.connection + 1,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(())
+    }
+
+    /// Keeps a record: when this returns, it is on disk and will be sent.
+    pub(super) async fn keep(&mut self, record: Record, ts_ms: i64) -> Result<(), StoreError> {
+        let kind = record.kind();
+        let change = self.uplink.outbox().plan(kind, record.into_body()?, ts_ms)?;
+        let change = self.thread.call(move |state| state.commit(&change).map(|()| change)).await?;
+        self.uplink.committed(&change);
+        Ok(())
+    }
+
+    /// Enters a command into the journal together with its report. With `repeat`, a command that is known is reported
+    /// once more as the journal has it.
+    pub(super) async fn journal(
+        &mut self,
+        entry: JournalEntry,
+        mut report: Record,
+        ts_ms: i64,
+        repeat: bool,
+    ) -> Result<(), StoreError> {
+        let id = entry.command_id.clone();
+        if let Some(known) = self.thread.call(move |state| state.command_state(&id)).await? {
+            if !repeat {
+                return Ok(());
+            }
+            if let Record::Report(report) = &mut report {
+                report.state = known;
+                report.reason = None;
+            }
+            return self.keep(report, ts_ms).await;
+        }
+        let change = self.uplink.outbox().plan(report.kind(), report.into_body()?, ts_ms)?;
+        let (change, journalled) = self
+            .thread
+            .call(move |state| state.journal(&entry, &change, ts_ms).map(|journalled| (change, journalled)))
+            .await?;
+        if matches!(journalled, Journalled::New(_)) {
+            self.uplink.committed(&change);
+        }
+        Ok(())
+    }
+
+    /// The payload of records that were chosen to be sent, and which of them can never be sent.
+    pub(super) async fn payload(&self, seqs: Vec<u64>) -> Result<(Vec<u8>, Vec<u64>), StoreError> {
+        let connection = self.identity().connection_in_records();
+        let encoded = self
+            .thread
+            .call(move |state| {
+                let mut good = Vec::new();
+                let mut poison = Vec::new();
+                for row in state.rows(&seqs)? {
+                    match crate::record::stamp(row.kind, &row.body, row.seq, connection) {
+                        Ok(bytes) => good.push(bytes),
+                        Err(error) => {
+                            tracing::error!(seq = row.seq, kind = ?row.kind, %error, "a record is dropped: it cannot be sent");
+                            poison.push(row.seq);
+                        }
+                    }
+                }
+                Ok((good, poison))
+            })
+            .await?;
+        let (mut good, poison) = encoded;
+        let payload = match good.len() {
+            0 => Vec::new(),
+            1 => good.remove(0),
+            _ => protocol::codec::batch(good.iter().map(Vec::as_slice)),
+        };
+        Ok((payload, poison))
+    }
+
+    /// Gives up records that can never be sent, and tells the server.
+    pub(super) async fn drop_poison(&mut self, seqs: &[u64], ts_ms: i64) -> Result<(), StoreError> {
+        let change = self.uplink.outbox().plan_drop(seqs, ts_ms);
+        let change = self.thread.call(move |state| state.commit(&change).map(|()| change)).await?;
+        self.uplink.committed(&change);
+        Ok(())
+    }
+
+    /// Gives the state a new identity; the connection must be made anew.
+    pub(super) async fn renew(&mut self) -> Result<(), StoreError> {
+        let take_over = self.uplink.outbox().to_take_over();
+        let old = self.state_id;
+        let (state_id, loaded) = self
+            .thread
+            .call(move |state| state.renew(&take_over).and_then(|id| Ok((id, state.load()?))))
+            .await?;
+        self.state_id = state_id;
+        self.uplink = Uplink::new(Outbox::load(loaded, BUDGET_BYTES));
+        tracing::warn!(
+            %old, new = %state_id, waiting = self.uplink.outbox().depth(),
+            "the server knows records of this state that this device never sent: an older copy of the state was \
+             restored, or another device has one too. The state has a new identity now"
+        );
+        Ok(())
+    }
+
+    /// Stores the names of inputs that were not seen before.
+    pub(super) async fn add_inputs(&mut self, names: Vec<String>) -> Result<(), StoreError> {
+        for name in names {
+            let stored = name.clone();
+            self.thread.call(move |state| state.add_input(&stored)).await?;
+            self.inputs.push(name);
+        }
+        Ok(())
+    }
+
+    /// Closes the database. Blocks until that is done.
+    pub(super) fn close(self) {
+        self.thread.close();
+    }
+}
+
+/// The state folder, in use or not.
+#[derive(Debug)]
+pub(super) struct Folder {
+    /// Taken once and held for the life of the process.
+    pub(super) lock: Option<StateLock>,
+    pub(super) store: Option<Store>,
+    /// When to try again.
+    pub(super) retry_at: Duration,
+    backoff: Backoff,
+}
+
+impl Folder {
+    pub(super) const fn new() -> Self {
+        Self { lock: None, store: None, retry_at: Duration::ZERO, backoff: RETRY }
+    }
+
+    /// Tries to get at the state.
+    pub(super) async fn open(
+        &mut self,
+        dir: &Path,
+        status_file: &Path,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        if self.lock.is_none() {
+            let mut lock = StateLock::take(dir)?;
+            lock.announce(status_file)?;
+            self.lock = Some(lock);
+        }
+        self.store = Some(Store::open(dir, now_ms).await?);
+        self.backoff.reset();
+        Ok(())
+    }
+
+    /// It could not be opened, or must be opened again.
+    pub(super) fn failed(&mut self, now: Duration, random: u64) {
+        self.store = None;
+        self.retry_at = now + self.backoff.next(random);
+    }
+}
