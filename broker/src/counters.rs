@@ -79,8 +79,10 @@ counters! {
     refused_credentials,
     /// Known, but may not connect; or credentials over plain TCP from elsewhere.
     refused_not_authorized,
-    /// Refused without a look at the password after too many failures.
+    /// Refused without a look at the password because many attempts of a failing (address, user name) were waiting.
     refused_too_many_failures,
+    /// Logins that had to wait after failures of the same (address, user name).
+    logins_held_back,
     /// Credentials could not be checked.
     refused_unavailable,
     /// Client ids that are not acceptable.

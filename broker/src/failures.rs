@@ -1,14 +1,20 @@
 //! Failed logins, counted for each (address, user name).
 //!
-//! A venue's boxes share an address, so one box with a wrong token must not lock out the others: only the pair is held
-//! back, and only after several failures. Pure; takes the time of each call. Bounded: when there is no room the pair
-//! that failed longest ago is forgotten.
+//! A venue's boxes share an address, so one box with a wrong token must not lock out the others, nor somebody who
+//! guesses at a box's name the box itself: only the pair is slowed down, and only after several failures. Its attempts
+//! then get their turn one after another, and a right password gets in at its turn. Only when many are waiting already
+//! is one refused unseen. Pure; takes the time of each call. Bounded: when there is no room the pair that failed longest
+//! ago is forgotten.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+/// Between two attempts of a pair that has failed too often.
+const SPACING: Duration = Duration::from_millis(500);
+/// The longest that an attempt waits.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How many pairs are remembered.
 const MAX_PAIRS: usize = 16 * 1024;
 
@@ -23,6 +29,17 @@ struct Pair {
 struct Failed {
     count: u32,
     since: Instant,
+    /// When the next attempt has its turn, once there have been too many.
+    next_turn: Instant,
+}
+
+/// When an attempt may be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Now,
+    At(Instant),
+    /// Too many attempts of this pair are waiting.
+    Never,
 }
 
 /// The failures of the last while.
@@ -44,11 +61,24 @@ impl Failures {
         Pair { address, user: self.hasher.hash_one(user) }
     }
 
-    /// True if the pair has failed so often that its password is not looked at now.
-    pub(crate) fn is_held_back(&self, address: IpAddr, user: &str, now: Instant) -> bool {
-        self.pairs.get(&self.pair(address, user)).is_some_and(|failed| {
-            failed.count >= self.limit && now.saturating_duration_since(failed.since) < self.window
-        })
+    /// When the pair's next attempt may be looked at; a turn that is given out is used up.
+    pub(crate) fn turn(&mut self, address: IpAddr, user: &str, now: Instant) -> Turn {
+        let pair = self.pair(address, user);
+        let (limit, window) = (self.limit, self.window);
+        let Some(failed) = self.pairs.get_mut(&pair) else { return Turn::Now };
+        if failed.count < limit || now.saturating_duration_since(failed.since) >= window {
+            return Turn::Now;
+        }
+        let turn = failed.next_turn;
+        if turn <= now {
+            failed.next_turn = now + SPACING;
+            return Turn::Now;
+        }
+        if turn.saturating_duration_since(now) > LONGEST_WAIT {
+            return Turn::Never;
+        }
+        failed.next_turn = turn + SPACING;
+        Turn::At(turn)
     }
 
     /// Counts a failure.
@@ -64,11 +94,12 @@ impl Failures {
                 self.pairs.remove(&oldest);
             }
         }
-        let failed = self.pairs.entry(pair).or_insert(Failed { count: 0, since: now });
+        let failed = self.pairs.entry(pair).or_insert(Failed { count: 0, since: now, next_turn: now });
         if now.saturating_duration_since(failed.since) >= self.window {
-            *failed = Failed { count: 0, since: now };
+            *failed = Failed { count: 0, since: now, next_turn: now };
         }
         failed.count = failed.count.saturating_add(1);
+        failed.next_turn = failed.next_turn.max(now + SPACING);
     }
 
     /// Forgets the pair's failures.
@@ -85,16 +116,30 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(60);
 
     #[test]
-    fn only_the_failing_account_of_an_address_is_held_back() {
+    fn only_the_failing_account_of_an_address_has_to_wait() {
         let now = Instant::now();
         let mut failures = Failures::new(3, WINDOW);
         for _ in 0..3 {
-            assert!(!failures.is_held_back(VENUE, "acme/a", now));
+            assert_eq!(failures.turn(VENUE, "acme/a", now), Turn::Now);
             failures.failed(VENUE, "acme/a", now);
         }
-        assert!(failures.is_held_back(VENUE, "acme/a", now));
-        assert!(!failures.is_held_back(VENUE, "acme/b", now));
-        assert!(!failures.is_held_back([198, 51, 100, 1].into(), "acme/a", now));
+        assert_eq!(failures.turn(VENUE, "acme/a", now), Turn::At(now + SPACING));
+        assert_eq!(failures.turn(VENUE, "acme/b", now), Turn::Now);
+        assert_eq!(failures.turn([198, 51, 100, 1].into(), "acme/a", now), Turn::Now);
+    }
+
+    #[test]
+    fn attempts_of_a_failing_pair_get_their_turn_one_after_another_until_too_many_wait() {
+        let now = Instant::now();
+        let mut failures = Failures::new(1, WINDOW);
+        failures.failed(VENUE, "acme/a", now);
+        let turns: Vec<Turn> = (0..12).map(|_| failures.turn(VENUE, "acme/a", now)).collect();
+        assert_eq!(turns[..2], [Turn::At(now + SPACING), Turn::At(now + 2 * SPACING)]);
+        assert_eq!(turns[9..], [Turn::At(now + LONGEST_WAIT), Turn::Never, Turn::Never]);
+        // A turn that was not asked for does not add up.
+        let later = now + 2 * LONGEST_WAIT;
+        assert_eq!(failures.turn(VENUE, "acme/a", later), Turn::Now);
+        assert_eq!(failures.turn(VENUE, "acme/a", later), Turn::At(later + SPACING));
     }
 
     #[test]
@@ -102,8 +147,10 @@ mod tests {
         let now = Instant::now();
         let mut failures = Failures::new(1, WINDOW);
         failures.failed(VENUE, "acme/a", now);
-        assert!(failures.is_held_back(VENUE, "acme/a", now + WINDOW / 2));
-        assert!(!failures.is_held_back(VENUE, "acme/a", now + WINDOW));
+        assert_eq!(failures.turn(VENUE, "acme/a", now), Turn::At(now + SPACING));
+        for _ in 0..2 {
+            assert_eq!(failures.turn(VENUE, "acme/a", now + WINDOW), Turn::Now);
+        }
     }
 
     #[test]
@@ -113,7 +160,7 @@ mod tests {
         failures.failed(VENUE, "acme/a", now);
         failures.succeeded(VENUE, "acme/a");
         failures.failed(VENUE, "acme/a", now);
-        assert!(!failures.is_held_back(VENUE, "acme/a", now));
+        assert_eq!(failures.turn(VENUE, "acme/a", now), Turn::Now);
     }
 
     #[test]
@@ -124,6 +171,6 @@ mod tests {
             failures.failed(VENUE, &n.to_string(), start + Duration::from_micros(u64::from(n)));
         }
         assert_eq!(failures.pairs.len(), MAX_PAIRS);
-        assert!(!failures.is_held_back(VENUE, "0", start), "the oldest is forgotten");
+        assert_eq!(failures.turn(VENUE, "0", start), Turn::Now, "the oldest is forgotten");
     }
 }

@@ -110,9 +110,10 @@ impl Gate {
             Offer::Queued => {}
             Offer::NotWanted => self.counters.dropped_device_absent.one(),
             Offer::Full => {
-                self.counters.device_queue_overflows.one();
-                tracing::warn!(client = %key, "device does not take its messages, ending its connection");
-                self.registry.kick(key, Kick::QueueFull);
+                if self.registry.kick(key, Kick::QueueFull) > 0 {
+                    self.counters.device_queue_overflows.one();
+                    tracing::warn!(client = %key, "device does not take its messages, ending its connection");
+                }
             }
         }
     }

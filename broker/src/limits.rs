@@ -48,8 +48,8 @@ pub struct Limits {
     /// Messages a second that one device may publish. Past it the gate reads that connection more slowly; nothing
     /// is dropped. 0 means no limit. 100.
     pub device_messages_per_second: u32,
-    /// Failed logins of one (address, user name) within [`Limits::failure_window`] after which the next attempts are
-    /// refused without a look at the password. 10.
+    /// Failed logins of one (address, user name) within [`Limits::failure_window`] after which the next attempts of the
+    /// pair have to wait for their turn: two a second. A right password gets in when its turn comes. 10.
     pub failures: u32,
     /// See [`Limits::failures`]. 60 s.
     pub failure_window: Duration,

@@ -401,8 +401,13 @@ impl Table {
 fn end_all<'a>(clients: impl Iterator<Item = &'a Client>, why: Kick) -> usize {
     let mut ended = 0;
     for live in clients.filter_map(|client| client.live.as_ref()) {
-        live.kick.send_replace(Some(why));
-        ended += 1;
+        // One that is ending already keeps its reason.
+        let is_first = live.kick.send_if_modified(|kick| {
+            let is_first = kick.is_none();
+            kick.get_or_insert(why);
+            is_first
+        });
+        ended += usize::from(is_first);
     }
     ended
 }

@@ -34,6 +34,16 @@ impl Header {
 pub(crate) fn header(buffer: &[u8], limit: usize) -> Result<Option<Header>, DecodeError> {
     let mut reader = Reader::new(buffer);
     let Ok(first) = reader.u8() else { return Ok(None) };
+    let (kind, flags) = (first >> 4, first & 0x0f);
+    let expected_flags = match kind {
+        // A PUBLISH has its own.
+        3 => flags,
+        6 | 8 | 10 => 0b0010,
+        _ => 0,
+    };
+    if kind == 0 || flags != expected_flags {
+        return Err(DecodeError::Malformed("packet type or reserved flags"));
+    }
     let body_len = match reader.varint() {
         Ok(len) => len,
         Err(_) if buffer.len() < 5 => return Ok(None),

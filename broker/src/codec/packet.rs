@@ -75,17 +75,9 @@ pub(crate) struct Disconnect {
     pub(crate) session_expiry_seconds: Option<u32>,
 }
 
-/// Decodes the body of a packet that is not a CONNECT.
+/// Decodes the body of a packet that is not a CONNECT. [`frame::header`](super::frame::header) has checked its flags.
 pub(crate) fn decode(version: Version, header: Header, body: &[u8]) -> Result<Packet<'_>, DecodeError> {
     let mut reader = Reader::new(body);
-    let expected_flags = match header.kind() {
-        3 => header.flags(),
-        6 | 8 | 10 => 0b0010,
-        _ => 0,
-    };
-    if header.flags() != expected_flags {
-        return Err(DecodeError::Malformed("reserved flags of the fixed header"));
-    }
     match header.kind() {
         1 => Err(DecodeError::Protocol("a second CONNECT")),
         3 => publish(version, header.flags(), reader).map(Packet::Publish),

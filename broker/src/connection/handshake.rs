@@ -12,6 +12,7 @@ use crate::access::{self, PublishDecision};
 use crate::codec::connect::{self, Connect, ConnectError};
 use crate::codec::reason::Reason;
 use crate::codec::{Version, encode};
+use crate::failures::Turn;
 use crate::gate::Gate;
 use crate::principal::{ConnectAttempt, Principal, Refusal, Secret, Transport};
 use crate::registry::Will;
@@ -102,9 +103,8 @@ where
         ConnectError::Version(level) => {
             gate.counters.refused_version.one();
             tracing::info!(%peer, level, "connection refused: neither MQTT 3.1.1 nor 5");
-            // A client of a later version reads the form of 5, an earlier one that of 3.1.1. Bridges set the high bit.
-            let version = if level & 0x7f > 5 { Version::V5 } else { Version::V311 };
-            encode::connack_refused(&mut wire.out, version, Reason::UnsupportedProtocolVersion, "");
+            // The oldest form is the one that any client can read.
+            encode::connack_refused(&mut wire.out, Version::V311, Reason::UnsupportedProtocolVersion, "");
         }
         ConnectError::Decode(version, error) => {
             gate.counters.refused_handshake.one();
@@ -188,7 +188,7 @@ async fn accept(
     })
 }
 
-/// Asks the authenticator, unless this address has failed too often with this user name.
+/// Asks the authenticator; later, if this address has failed too often with this user name.
 async fn authenticate(
     gate: &Arc<Gate>,
     connect: &Connect<'_>,
@@ -197,8 +197,14 @@ async fn authenticate(
 ) -> Result<Principal, Refusal> {
     let address = peer.ip().to_canonical();
     let user = connect.username.unwrap_or("");
-    if lock(&gate.failures).is_held_back(address, user, Instant::now()) {
-        return Err(Refusal::TooManyFailures);
+    let turn = lock(&gate.failures).turn(address, user, Instant::now());
+    match turn {
+        Turn::Now => {}
+        Turn::At(time) => {
+            gate.counters.logins_held_back.one();
+            tokio::time::sleep_until(time.into()).await;
+        }
+        Turn::Never => return Err(Refusal::TooManyFailures),
     }
     let attempt = ConnectAttempt {
         client_id: connect.client_id.to_owned(),

@@ -21,7 +21,7 @@ use crate::principal::Principal;
 use crate::rate::RateLimiter;
 use crate::router::{LinkRefused, RouterGone, lock};
 use crate::session::state::{Incoming, Next, Received, Subscription};
-use crate::session::{RetainedJob, Session, SubscribeAnswer, SubscribeFailed};
+use crate::session::{RetainedJob, Session, SubscribeAnswer, SubscribeFailed, Subscribing};
 
 /// Output that is collected before it is written.
 const OUT_BYTES: usize = 64 * 1024;
@@ -120,8 +120,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let paused = self.paused_until.filter(|until| *until > now);
         // With neither a deadline nor a pause, an hour is as good as any time.
         let wake = paused.or(deadline).unwrap_or(now + Duration::from_secs(3600));
+        let may_read = paused.is_none() && self.session.subscribing() == Subscribing::Done;
         tokio::select! {
-            read = self.wire.read(), if paused.is_none() => match read {
+            read = self.wire.read(), if may_read => match read {
                 Ok(0) => return Err(End::Closed(std::io::ErrorKind::UnexpectedEof.into())),
                 Ok(_) => self.last_heard = Instant::now(),
                 Err(error) => return Err(End::Closed(error)),
@@ -153,6 +154,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             self.paused_until = self.rate.wait_until(Instant::now());
             if self.paused_until.is_some() {
                 break;
+            }
+            match self.session.subscribing() {
+                Subscribing::Done => {}
+                Subscribing::Asked => break,
+                Subscribing::Answered => {
+                    more = true;
+                    break;
+                }
             }
             let Some((header, body)) = self.wire.packet(self.gate.limits.packet_bytes)? else { break };
             match packet::decode(self.terms.version, header, &body)? {

@@ -40,8 +40,18 @@ pub(crate) struct SubscribeAnswer {
     pub(crate) retained: Vec<RetainedJob>,
 }
 
-/// SUBSCRIBEs that may wait for the router. It answers at once unless the client does not take its messages.
+/// SUBSCRIBEs that may wait for the router while the client does not take its messages.
 const MAX_UNANSWERED: usize = 256;
+
+/// How far a SUBSCRIBE is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subscribing {
+    Done,
+    /// The router has been asked.
+    Asked,
+    /// The answer has to be written.
+    Answered,
+}
 
 /// Why a SUBSCRIBE cannot be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +216,19 @@ impl Session {
             inner.unanswered.push_back((waits_for, answer));
         }
         Ok(())
+    }
+
+    /// How far the last SUBSCRIBE is. The next packet waits for its answer, so that answers come in order; but not while
+    /// the queue is full: then the answer comes after what does not fit, and what makes room are the next packets.
+    pub(crate) fn subscribing(&self) -> Subscribing {
+        let inner = self.lock();
+        if !inner.answers.is_empty() {
+            Subscribing::Answered
+        } else if !inner.unanswered.is_empty() && inner.state.has_room() {
+            Subscribing::Asked
+        } else {
+            Subscribing::Done
+        }
     }
 
     /// Removes filters; tells for each whether it was there.
