@@ -1,6 +1,7 @@
 //! The command line.
 
 mod enroll;
+mod run;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the agent, until it is asked to stop (SIGTERM, Ctrl-C)
+    ///
+    /// As systemd starts it. The log goes to the journal there, else to standard error; the variable R58_LOG sets what is
+    /// logged, like R58_LOG=info,agent::uplink=debug.
+    Run {
+        /// Log what is of use when looking for a fault
+        #[arg(long, short)]
+        verbose: bool,
+    },
     /// Make this machine a device of a fleet
     ///
     /// Makes the device's own token, registers the device with the server and writes both into the configuration file.
@@ -108,6 +118,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let config = cli.config.as_deref();
     match cli.command {
+        Command::Run { verbose } => run::run(config, verbose),
         Command::Enroll(arguments) => enroll::run(arguments, config),
         Command::Status { json } => status::run(config, json),
         Command::Version => {

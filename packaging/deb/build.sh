@@ -38,7 +38,7 @@ for package in "${packages[@]}"; do
         self=${CARGO_TARGET_DIR:-target}/debug/${binary[agent]}
         mkdir -p "$generated/man" "$generated/completions"
         "$self" man >"$generated/man/r58-fleet-agent.1"
-        for command in enroll status version completion man; do
+        for command in run enroll status version completion man; do
             "$self" man "$command" >"$generated/man/r58-fleet-agent-$command.1"
         done
         "$self" completion bash >"$generated/completions/r58-fleet-agent"
