@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
@@ -29,8 +30,12 @@ pub struct AppState {
     pub nudges: Nudges,
     /// Signs people in, checks tokens, counts failures.
     pub auth: AuthState,
+    /// Names this process among those that use the database.
+    pub instance: String,
     /// The broker's connections; set once it runs, as it needs this state to check who connects.
     pub live: OnceLock<Arc<dyn LiveConnections>>,
+    /// Where plain MQTT really listens; set once it does (the configured port may be 0).
+    pub mqtt_bound: OnceLock<SocketAddr>,
     /// Counters for `/metrics`.
     pub metrics: Metrics,
     /// Devices whose view is to be written anew.
@@ -49,7 +54,18 @@ impl AppState {
     pub fn new(store: Store, config: Config, clock: Clock, auth: AuthState) -> Self {
         let nudges = Nudges::default();
         let views = Views { nudges: nudges.clone(), marked: Mutex::default() };
-        Self { store, config, clock, nudges, auth, live: OnceLock::new(), metrics: Metrics::default(), views }
+        Self {
+            store,
+            config,
+            clock,
+            nudges,
+            auth,
+            instance: uuid::Uuid::new_v4().to_string(),
+            live: OnceLock::new(),
+            mqtt_bound: OnceLock::new(),
+            metrics: Metrics::default(),
+            views,
+        }
     }
 
     /// Ends the live connections of a device: its token has died, or it was decommissioned.

@@ -39,6 +39,7 @@ const HELP: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Retained presences that disagreed with the last birth.",
     ),
+    ("fleet_http_requests_total", Kind::Counter, "HTTP requests answered, by class of status."),
     ("fleet_broker_connections", Kind::Gauge, "Open MQTT connections."),
 ];
 

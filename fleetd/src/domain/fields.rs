@@ -173,6 +173,16 @@ fn text_value(value: Value, max_chars: usize, bad: impl Fn(char) -> bool) -> Res
     Ok(text)
 }
 
+/// Reads a secret of at most `max_bytes`; what is wrong with it is told without it.
+pub fn secret(max_bytes: usize) -> impl FnOnce(Value) -> Result<String, String> {
+    move |value| match value {
+        Value::String(text) if text.is_empty() => Err("is empty".to_owned()),
+        Value::String(text) if text.len() > max_bytes => Err(format!("is longer than {max_bytes} bytes")),
+        Value::String(text) => Ok(text),
+        _ => Err("text is expected".to_owned()),
+    }
+}
+
 /// Reads true or false.
 ///
 /// # Errors

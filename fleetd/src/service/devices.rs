@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Error;
-use crate::app::{AppState, Worker};
+use crate::app::AppState;
 use crate::auth::caller::Caller;
 use crate::auth::policy::{self, Action};
 use crate::auth::token::NewToken;
@@ -13,7 +13,7 @@ use crate::domain::device::{Device, DevicePatch};
 use crate::domain::org::OrgRef;
 use crate::domain::summary::DeviceSummary;
 use crate::store::summaries::{self, Selection};
-use crate::store::{Statement, audit, credentials, devices};
+use crate::store::{Statement, audit, credentials, devices, revocations};
 
 /// How often a change is tried again when somebody else changes the same device.
 const ATTEMPTS: usize = 3;
@@ -118,6 +118,12 @@ pub async fn rotate_token(
     let summary = change(app, caller, id, Action::RotateDeviceToken, context, |device, now_ms| {
         let mut statements = vec![devices::touch(device, now_ms)];
         statements.extend(credentials::set_device_token(&device.org_id, &device.id, token.hash, now_ms));
+        statements.extend(revocations::device(
+            &device.org_id,
+            device.device_id.as_str(),
+            &app.instance,
+            now_ms,
+        ));
         Ok((statements, json!({})))
     })
     .await?;
@@ -136,13 +142,19 @@ pub async fn decommission(
     context: &AuditContext,
 ) -> Result<(), Error> {
     let (device, _) = commit(app, caller, id, Action::DecommissionDevice, context, |device, now_ms| {
-        let statements =
+        let mut statements =
             vec![devices::decommission(device, now_ms), credentials::drop_device_tokens(&device.id)];
+        statements.extend(revocations::device(
+            &device.org_id,
+            device.device_id.as_str(),
+            &app.instance,
+            now_ms,
+        ));
         Ok((statements, json!({})))
     })
     .await?;
     app.end_device(&caller.org().slug, &device.device_id);
-    app.nudges.nudge(Worker::Views);
+    app.views.mark(device.id.as_str());
     Ok(())
 }
 
@@ -155,8 +167,8 @@ async fn change(
     context: &AuditContext,
     decide: impl Fn(&Device, i64) -> Result<(Vec<Statement>, Value), Error>,
 ) -> Result<DeviceSummary, Error> {
-    commit(app, caller, id, action, context, decide).await?;
-    app.nudges.nudge(Worker::Views);
+    let (device, _) = commit(app, caller, id, action, context, decide).await?;
+    app.views.mark(device.id.as_str());
     summary(app, caller.org(), id).await
 }
 

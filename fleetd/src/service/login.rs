@@ -13,7 +13,7 @@ use crate::domain::audit::{Actor, AuditContext, AuditEntry, AuditOutcome, Resour
 use crate::domain::user::{Email, User};
 use crate::service::Error;
 use crate::store::credentials::RefreshToken;
-use crate::store::{StoreError, audit, credentials, users};
+use crate::store::{StoreError, audit, credentials, revocations, users};
 
 /// How long a refresh token is good for: 30 days, in ms.
 const REFRESH_TOKEN_MS: i64 = 30 * 24 * 3600 * 1000;
@@ -148,6 +148,7 @@ pub async fn change_password(
     }
     let hash = app.auth.hash_password(new).await?;
     let mut statements = Vec::from(users::set_password(&stored.user, &hash, now_ms));
+    statements.extend(revocations::person(&user.org.id, user.username.as_str(), &app.instance, now_ms));
     statements.push(audit::insert(&entry(
         user,
         context,

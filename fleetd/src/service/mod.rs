@@ -1,9 +1,11 @@
 //! One use case each: authorise, load, decide, commit.
 
+pub mod accounts;
 pub mod devices;
 mod error;
 pub mod ingest;
 pub mod login;
 pub mod register;
+pub mod revocations;
 
 pub use error::Error;

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use serde_json::json;
 
 use super::Error;
-use crate::app::{AppState, Worker};
+use crate::app::AppState;
 use crate::auth::caller::Caller;
 use crate::auth::policy::{self, Action};
 use crate::auth::token::{NewToken, TOKEN_MAX_LEN, TokenHash};
@@ -17,7 +17,7 @@ use crate::domain::audit::{Actor, AuditContext, AuditEntry, AuditOutcome, Resour
 use crate::domain::device::{Device, DeviceRowId, DeviceStatus, Registration};
 use crate::domain::enrollment::{Decision, EnrollmentKey, Existing, Registrar, decide};
 use crate::domain::org::OrgRef;
-use crate::store::{StoreError, audit, credentials, devices, enrollment_keys, orgs, summaries};
+use crate::store::{StoreError, audit, credentials, devices, enrollment_keys, orgs, revocations, summaries};
 
 /// How often a registration is tried again when another one comes at the same moment.
 const ATTEMPTS: usize = 4;
@@ -189,6 +189,9 @@ async fn attempt(
         }
     };
     statements.extend(credentials::set_device_token(&org.id, row_id, hash, now_ms));
+    if let NewOrKnown::Known(_) = row {
+        statements.extend(revocations::device(&org.id, id.as_str(), &app.instance, now_ms));
+    }
     if let Some(key) = key {
         statements.push(enrollment_keys::count_use(key, now_ms));
     }
@@ -215,7 +218,7 @@ async fn attempt(
         // Whoever is connected with the token that has just died.
         app.end_device(&org.slug, id);
     }
-    app.nudges.nudge(Worker::Views);
+    app.views.mark(row_id.as_str());
     answer(app, org, row_id, made.map(|made| made.text)).await.map(Some)
 }
 

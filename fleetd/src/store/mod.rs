@@ -13,6 +13,7 @@ mod migrate;
 pub mod orgs;
 pub mod records;
 pub mod reports;
+pub mod revocations;
 pub mod rollups;
 mod sqlite;
 pub mod summaries;

@@ -1,0 +1,76 @@
+//! `GET /connect`: where a device finds the broker.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::StatusCode;
+use protocol::message::rfc3339;
+use serde_json::json;
+use warp::reply::Response;
+
+use super::problem::Problem;
+use super::request::{Request, json};
+
+/// `GET /connect`
+pub(super) async fn connect(request: Request) -> Result<Response, Problem> {
+    request.query()?.finish()?;
+    let app = &request.app;
+    let mut answer = json!({"server_time": rfc3339(app.clock.now_ms())});
+    let plain = app.mqtt_bound.get().copied().or(app.config.mqtt_listen);
+    // Plain MQTT is named only to those who may use it.
+    if app.auth.proxies.plaintext_allowed(request.peer.address.ip())
+        && let Some(url) =
+            plain.and_then(|listen| mqtt_url(listen, request.peer.address.ip(), server_name(&request)))
+    {
+        answer["mqtt_url"] = url.into();
+    }
+    json(StatusCode::OK, &answer)
+}
+
+/// The name of the server, without scheme, port or path: as configured, or as this request reached it.
+fn server_name(request: &Request) -> Option<&str> {
+    let authority = match &request.app.config.public_url {
+        Some(url) => url.split_once("://").map_or(url.as_str(), |(_, rest)| rest).split('/').next()?,
+        None => request.host()?,
+    };
+    let name = match authority.rsplit_once(':') {
+        // Not the colons inside an IPv6 address.
+        Some((name, port)) if port.bytes().all(|c| c.is_ascii_digit()) && !port.is_empty() => name,
+        _ => authority,
+    };
+    (!name.is_empty()).then_some(name)
+}
+
+/// The URL of a plain listener as a peer can use it; none if it cannot.
+fn mqtt_url(listen: SocketAddr, peer: IpAddr, server_name: Option<&str>) -> Option<String> {
+    let port = listen.port();
+    match listen.ip() {
+        _ if port == 0 => None,
+        ip if ip.is_loopback() => peer.to_canonical().is_loopback().then(|| format!("mqtt://{listen}")),
+        ip if ip.is_unspecified() => server_name.map(|name| format!("mqtt://{name}:{port}")),
+        _ => Some(format!("mqtt://{listen}")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn url(listen: &str, peer: &str, name: Option<&str>) -> Option<String> {
+        mqtt_url(listen.parse().unwrap(), peer.parse().unwrap(), name)
+    }
+
+    #[test]
+    fn a_loopback_listener_is_named_to_this_machine_only() {
+        assert_eq!(url("127.0.0.1:1883", "127.0.0.1", Some("x")).as_deref(), Some("mqtt://127.0.0.1:1883"));
+        assert_eq!(url("127.0.0.1:1883", "192.0.2.7", Some("x")), None);
+    }
+
+    #[test]
+    fn a_listener_on_every_address_is_named_as_the_peer_reached_the_server() {
+        assert_eq!(url("0.0.0.0:1884", "192.0.2.7", Some("fleet")).as_deref(), Some("mqtt://fleet:1884"));
+        assert_eq!(url("0.0.0.0:1884", "192.0.2.7", None), None);
+        assert_eq!(url("198.51.100.2:1", "192.0.2.7", None).as_deref(), Some("mqtt://198.51.100.2:1"));
+        assert_eq!(url("0.0.0.0:0", "192.0.2.7", Some("fleet")), None);
+    }
+}

@@ -1,0 +1,18 @@
+//! The HTTP API and the dashboard, by warp. `routes` is the table of contents; one file for each resource beside it.
+
+mod auth;
+mod connect;
+mod dashboard;
+mod devices;
+mod headers;
+mod history;
+mod problem;
+mod query;
+mod request;
+mod routes;
+mod server;
+mod system;
+mod table;
+
+pub use routes::paths;
+pub use server::serve;

@@ -1,0 +1,66 @@
+//! Every route of the server: method, path, who may, and the function that answers.
+
+use std::sync::Arc;
+
+use http::Method;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+use super::table::Access::{Handler, Needs, Open};
+use super::table::Table;
+use super::{auth, connect, dashboard, devices, history, system};
+use crate::app::AppState;
+use crate::auth::policy::Action;
+
+/// The prefix that devices' routes also have without a version.
+const UNVERSIONED: (&str, &str) = ("/api/v1/devices", "/api/devices");
+
+#[rustfmt::skip]
+fn table() -> Table {
+    use Method as M;
+    Table::default()
+        // People.
+        .row(M::POST,   "/api/v1/auth/login",     Handler("auth.login"),   auth::login)
+        .row(M::POST,   "/api/v1/auth/refresh",   Handler("auth.refresh"), auth::refresh)
+        .row(M::GET,    "/api/v1/auth/me",        Needs(Action::ReadOwnAccount),    auth::me)
+        .row(M::POST,   "/api/v1/auth/password",  Needs(Action::ChangeOwnPassword), auth::password)
+        // Devices about themselves.
+        .row(M::GET,    "/api/v1/connect",                Needs(Action::Connect),       connect::connect)
+        .row(M::POST,   "/api/v1/devices/{id}/heartbeat", Needs(Action::SendHeartbeat), history::heartbeat)
+        // Devices, by people.
+        .row(M::POST,   "/api/v1/devices/register",    Handler("device.register"),       devices::register)
+        .row(M::GET,    "/api/v1/devices",             Needs(Action::ListDevices),        devices::list)
+        .row(M::GET,    "/api/v1/devices/{id}",        Needs(Action::ReadDevice),         devices::get)
+        .row(M::GET,    "/api/v1/devices/{id}/status", Needs(Action::ReadDevice),         devices::get)
+        .row(M::PATCH,  "/api/v1/devices/{id}",        Needs(Action::UpdateDevice),       devices::update)
+        .row(M::DELETE, "/api/v1/devices/{id}",        Needs(Action::DecommissionDevice), devices::decommission)
+        .row(M::POST,   "/api/v1/devices/{id}/approve",            Needs(Action::ApproveDevice),     devices::approve)
+        .row(M::POST,   "/api/v1/devices/{id}/allow-reenrollment", Needs(Action::AllowReenrollment), devices::allow_reenrollment)
+        .row(M::POST,   "/api/v1/devices/{id}/rotate-token",       Needs(Action::RotateDeviceToken), devices::rotate_token)
+        // What devices sent.
+        .row(M::GET,    "/api/v1/devices/{id}/heartbeats", Needs(Action::ReadHistory), history::heartbeats)
+        .row(M::GET,    "/api/v1/devices/{id}/metrics",    Needs(Action::ReadHistory), history::metrics)
+        .row(M::GET,    "/api/v1/devices/{id}/records",    Needs(Action::ReadHistory), history::records)
+        .alias(UNVERSIONED.0, UNVERSIONED.1)
+        // The server itself.
+        .row(M::GET,    "/health",  Open, system::health)
+        .row(M::GET,    "/ready",   Open, system::ready)
+        .row(M::GET,    "/metrics", Open, system::metrics)
+        .row(M::GET,    "/ws",      Open, system::gone)
+        // The dashboard.
+        .row(M::GET,    "/",              Open, dashboard::page)
+        .row(M::GET,    "/dashboard.css", Open, dashboard::style)
+        .row(M::GET,    "/dashboard.js",  Open, dashboard::script)
+        .row(M::GET,    "/favicon.svg",   Open, dashboard::icon)
+}
+
+/// The whole server as one filter.
+pub(super) fn filter(app: &Arc<AppState>) -> BoxedFilter<(Response,)> {
+    table().filter(app)
+}
+
+/// Method and path of every route, for documentation and tests.
+#[must_use]
+pub fn paths() -> Vec<(Method, String)> {
+    table().paths()
+}

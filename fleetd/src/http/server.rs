@@ -1,0 +1,180 @@
+//! The listener: connections with bounds on their number, headers and time, and an end that lets requests finish.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tower_service::Service as _;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+use super::problem::Problem;
+use super::request::Peer;
+use super::{headers, routes};
+use crate::app::AppState;
+
+/// Connections at the same time; the next one waits until one has ended.
+const CONNECTIONS_MAX: usize = 4096;
+/// How long a client may take for its headers, and how long a connection may stand idle.
+const HEADERS_TIME: Duration = Duration::from_secs(15);
+/// Most bytes of a request's line and headers.
+const HEADERS_MAX_BYTES: usize = 32 * 1024;
+/// Most headers of a request.
+const HEADERS_MAX: usize = 64;
+/// Longest path with query, in bytes.
+const PATH_MAX_BYTES: usize = 8 * 1024;
+/// How long requests may take to finish when the server stops.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(10);
+/// Pause after a failed accept (no file descriptor left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Serves HTTP until `shutdown` resolves, then lets the requests that run finish, for some seconds.
+///
+/// # Errors
+/// None at present; a failing accept is logged and tried again.
+pub async fn serve(
+    listener: TcpListener,
+    app: Arc<AppState>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let service = Service { routes: routes::filter(&app), app };
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let graceful = GracefulShutdown::new();
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_TIME)
+        .max_buf_size(HEADERS_MAX_BYTES)
+        .max_headers(HEADERS_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HEADERS_TIME)
+        .max_header_list_size(u32::try_from(HEADERS_MAX_BYTES).unwrap_or(u32::MAX))
+        .max_concurrent_streams(64);
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        // The semaphore is never closed.
+        let slot = tokio::select! {
+            () = &mut shutdown => break,
+            Ok(slot) = slots.clone().acquire_owned() => slot,
+        };
+        let (stream, address) = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept an HTTP connection; trying again");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let connection = builder
+            .serve_connection(TokioIo::new(no_delay(stream)), service.for_peer(address, false))
+            .into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            let _slot = slot;
+            if let Err(error) = connection.await {
+                tracing::debug!(peer = %address, %error, "an HTTP connection ended with an error");
+            }
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(SHUTDOWN_TIME, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some HTTP requests did not finish in time and were cut off");
+    }
+    Ok(())
+}
+
+fn no_delay(stream: TcpStream) -> TcpStream {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "the connection was reset at once");
+    }
+    stream
+}
+
+#[derive(Clone)]
+struct Service {
+    routes: BoxedFilter<(Response,)>,
+    app: Arc<AppState>,
+}
+
+/// The service of one connection.
+struct PeerService {
+    service: Service,
+    peer: Peer,
+}
+
+impl Service {
+    fn for_peer(&self, address: SocketAddr, encrypted: bool) -> PeerService {
+        PeerService { service: self.clone(), peer: Peer { address, encrypted } }
+    }
+}
+
+impl hyper::service::Service<http::Request<Incoming>> for PeerService {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        Box::pin(answer(self.service.clone(), self.peer, request))
+    }
+}
+
+/// What happens around the routes: bounds, HEAD, cross-origin requests, careful headers, one line in the log.
+async fn answer(
+    service: Service,
+    peer: Peer,
+    mut request: http::Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let origin = headers::allowed_origin(request.headers(), &service.app.config.cors_origins);
+    let method = request.method().clone();
+    // The path can hold what a client typed by mistake, but never a secret of ours; the query is left out.
+    let path: String = request.uri().path().chars().take(200).collect();
+    let mut response =
+        if request.uri().path_and_query().is_some_and(|path| path.as_str().len() > PATH_MAX_BYTES) {
+            let detail = format!("path and query may have at most {PATH_MAX_BYTES} bytes");
+            Problem::new(StatusCode::URI_TOO_LONG, detail).into_response()
+        } else if origin.is_some() && headers::is_preflight(&method, request.headers()) {
+            headers::preflight()
+        } else {
+            // The body of the answer to HEAD is left out by the connection.
+            if method == Method::HEAD {
+                *request.method_mut() = Method::GET;
+            }
+            request.extensions_mut().insert(peer);
+            let Ok(response) = warp::service(service.routes).call(request).await;
+            response
+        };
+    headers::secure(response.headers_mut(), peer.encrypted);
+    if let Some(origin) = origin {
+        headers::share(response.headers_mut(), origin);
+    }
+    let status = response.status();
+    service.app.metrics.add_labelled("fleet_http_requests_total", "status", class(status), 1);
+    tracing::debug!(%method, path, status = status.as_u16(), peer = %peer.address, "HTTP request");
+    Ok(response)
+}
+
+fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}
