@@ -18,7 +18,10 @@ const AWAY_RETRY_SECONDS: u32 = 5;
 
 /// An answer that says what is wrong.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct Problem(Box<Told>);
+
+#[derive(Debug)]
+struct Told {
     status: StatusCode,
     detail: String,
     errors: Vec<FieldError>,
@@ -41,7 +44,7 @@ struct Body<'a> {
 impl Problem {
     /// A problem of this status.
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Told {
             status,
             detail: detail.into(),
             errors: Vec::new(),
@@ -49,7 +52,7 @@ impl Problem {
             allow: None,
             about: None,
             org: None,
-        }
+        }))
     }
 
     /// The request cannot be read.
@@ -66,7 +69,7 @@ impl Problem {
     pub(super) fn method_not_allowed(allow: String) -> Self {
         let mut problem =
             Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path knows the methods {allow}"));
-        problem.allow = Some(allow);
+        problem.0.allow = Some(allow);
         problem
     }
 
@@ -78,77 +81,77 @@ impl Problem {
     /// Readable, but some fields are wrong.
     pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
         let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "some fields are not right");
-        problem.errors = errors;
+        problem.0.errors = errors;
         problem
     }
 
     /// For the audit log: what the refused request was about.
     pub(super) fn about(mut self, kind: &'static str, id: &str) -> Self {
-        self.about = Some(Resource::new(kind, id));
+        self.0.about = Some(Resource::new(kind, id));
         self
     }
 
     /// For the audit log: the organisation, where the caller does not tell it.
     pub(super) fn in_org(mut self, org: Option<OrgId>) -> Self {
-        self.org = org;
+        self.0.org = org;
         self
     }
 
     /// What the refused request was about.
     pub(super) fn resource(&self) -> Option<&Resource> {
-        self.about.as_ref()
+        self.0.about.as_ref()
     }
 
     /// The organisation that the refused request was about.
     pub(super) fn org(&self) -> Option<&OrgId> {
-        self.org.as_ref()
+        self.0.org.as_ref()
     }
 
     /// The names of the wrong fields.
     #[cfg(test)]
     pub(super) fn fields(&self) -> Vec<&str> {
-        self.errors.iter().map(|error| error.field.as_str()).collect()
+        self.0.errors.iter().map(|error| error.field.as_str()).collect()
     }
 
     /// The status.
     pub(super) fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     /// What the client is told.
     pub(super) fn detail(&self) -> &str {
-        &self.detail
+        &self.0.detail
     }
 
     /// Whether the audit log should know: refused, and not for the server's own trouble or for being too often.
     pub(super) fn is_refusal(&self) -> bool {
-        self.status.is_client_error() && self.status != StatusCode::TOO_MANY_REQUESTS
+        self.0.status.is_client_error() && self.0.status != StatusCode::TOO_MANY_REQUESTS
     }
 
     /// The answer.
     pub(super) fn into_response(self) -> Response {
-        let title = self.status.canonical_reason().unwrap_or("Error");
+        let title = self.0.status.canonical_reason().unwrap_or("Error");
         let body = Body {
             r#type: format!("urn:r58-fleet:problem:{}", title.to_ascii_lowercase().replace(' ', "-")),
             title,
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            errors: &self.errors,
+            status: self.0.status.as_u16(),
+            detail: &self.0.detail,
+            errors: &self.0.errors,
         };
         // A struct of texts and numbers always becomes JSON.
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = Response::new(body.into());
-        *response.status_mut() = self.status;
+        *response.status_mut() = self.0.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = self.retry_after_seconds {
+        if let Some(seconds) = self.0.retry_after_seconds {
             headers.insert(RETRY_AFTER, seconds.into());
         }
-        if let Some(allow) = self.allow.as_deref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
+        if let Some(allow) = self.0.allow.as_deref().and_then(|allow| HeaderValue::from_str(allow).ok()) {
             headers.insert(ALLOW, allow);
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if self.0.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fleet\""));
         }
         response
@@ -184,10 +187,12 @@ impl From<Error> for Problem {
         };
         let mut problem = Self::new(status, error.to_string());
         match error {
-            Error::Invalid(errors) => problem.errors = errors,
-            Error::TooMany { retry_after_seconds } => problem.retry_after_seconds = Some(retry_after_seconds),
+            Error::Invalid(errors) => problem.0.errors = errors,
+            Error::TooMany { retry_after_seconds } => {
+                problem.0.retry_after_seconds = Some(retry_after_seconds)
+            }
             _ if status == StatusCode::SERVICE_UNAVAILABLE => {
-                problem.retry_after_seconds = Some(AWAY_RETRY_SECONDS);
+                problem.0.retry_after_seconds = Some(AWAY_RETRY_SECONDS);
             }
             _ => {}
         }
