@@ -122,7 +122,7 @@ impl Broker {
     /// Ends all live connections of a principal, within a second; returns how many there were. Whether it may come back
     /// is up to the authenticator.
     pub fn end_connections(&self, who: &PrincipalKey) -> usize {
-        self.gate.registry.kick(who, Kick::Revoked)
+        self.gate.registry.revoke(who)
     }
 
     /// How a device is connected now.

@@ -17,6 +17,9 @@ use crate::principal::{PrincipalKey, Transport};
 use crate::router::lock;
 use crate::session::Session;
 
+/// Longer than any login takes.
+const LOGIN_TIME: Duration = Duration::from_secs(120);
+
 /// What is known about a live connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionInfo {
@@ -98,6 +101,8 @@ struct Table {
     clients: HashMap<PrincipalKey, Vec<Client>>,
     /// Sessions of people and services.
     sessions: usize,
+    /// When each principal's connections were last ended, for as long as a login begun before may still be under way.
+    revoked: HashMap<PrincipalKey, Instant>,
 }
 
 /// The table.
@@ -135,11 +140,19 @@ pub(crate) enum OpenError {
 }
 
 impl Registry {
-    /// Puts a new connection in its client's place.
-    pub(crate) fn claim(&self, key: &PrincipalKey, number: u64, info: ConnectionInfo) -> Claim {
-        let (kick, kicked) = watch::channel(None);
+    /// Puts a new connection, whose credentials were looked at after `asked_at`, in its client's place.
+    pub(crate) fn claim(
+        &self,
+        key: &PrincipalKey,
+        number: u64,
+        info: ConnectionInfo,
+        asked_at: Instant,
+    ) -> Claim {
         let now = Instant::now();
         let mut table = lock(&self.0);
+        // What was right then may not be so since.
+        let is_stale = table.revoked.get(key).is_some_and(|revoked_at| *revoked_at >= asked_at);
+        let (kick, kicked) = watch::channel(is_stale.then_some(Kick::Revoked));
         let clients = table.clients.entry(key.clone()).or_default();
         let index =
             clients.iter().position(|client| client.client_id == info.client_id).unwrap_or_else(|| {
@@ -208,7 +221,7 @@ impl Registry {
         let mut due = will;
         {
             let mut table = lock(&self.0);
-            let Table { clients, sessions } = &mut *table;
+            let Table { clients, sessions, .. } = &mut *table;
             if let Some(client) =
                 clients.get_mut(key).and_then(|list| list.iter_mut().find(|c| c.client_id == client_id))
             {
@@ -243,6 +256,13 @@ impl Registry {
             session.detach();
         }
         due
+    }
+
+    /// Ends all live connections of a principal, and those whose login is under way; returns how many were live.
+    pub(crate) fn revoke(&self, key: &PrincipalKey) -> usize {
+        let mut table = lock(&self.0);
+        table.revoked.insert(key.clone(), Instant::now());
+        end_all(table.clients.get(key).into_iter().flatten(), Kick::Revoked)
     }
 
     /// Ends all live connections of a principal; returns how many.
@@ -287,7 +307,8 @@ impl Registry {
         let (mut ended, mut wills) = (Vec::new(), Vec::new());
         {
             let mut table = lock(&self.0);
-            let Table { clients, sessions } = &mut *table;
+            let Table { clients, sessions, revoked } = &mut *table;
+            revoked.retain(|_, at| now.saturating_duration_since(*at) < LOGIN_TIME);
             for (key, list) in clients.iter_mut() {
                 for client in list.iter_mut() {
                     // A claimed place decides for itself.

@@ -21,6 +21,8 @@ use crate::router::lock;
 /// A client that has logged in.
 pub(super) struct Accepted {
     pub(super) principal: Principal,
+    /// Before the credentials were looked at.
+    pub(super) asked_at: Instant,
     pub(super) version: Version,
     pub(super) client_id: String,
     /// The client sent no id and has to be told this one.
@@ -135,7 +137,8 @@ async fn accept(
         counters.refused_client_id.one();
         return Err(refuse(Reason::ClientIdentifierNotValid, "client id missing or too long"));
     }
-    let principal = authenticate(gate, connect, peer, transport).await.map_err(|refusal| {
+    let (asked_at, result) = authenticate(gate, connect, peer, transport).await;
+    let principal = result.map_err(|refusal| {
         let (counter, reason, why) = match refusal {
             Refusal::BadCredentials => {
                 (&counters.refused_credentials, Reason::BadUserNameOrPassword, "wrong user name or password")
@@ -175,6 +178,7 @@ async fn accept(
     let session_expiry = if is_device { Duration::ZERO } else { asked.min(gate.limits.session_expiry) };
     Ok(Accepted {
         principal,
+        asked_at,
         version,
         client_id,
         assigned,
@@ -188,13 +192,13 @@ async fn accept(
     })
 }
 
-/// Asks the authenticator; later, if this address has failed too often with this user name.
+/// Asks the authenticator; later, if this address has failed too often with this user name. Also tells when it asked.
 async fn authenticate(
     gate: &Arc<Gate>,
     connect: &Connect<'_>,
     peer: SocketAddr,
     transport: Transport,
-) -> Result<Principal, Refusal> {
+) -> (Instant, Result<Principal, Refusal>) {
     let address = peer.ip().to_canonical();
     let user = connect.username.unwrap_or("");
     let turn = lock(&gate.failures).turn(address, user, Instant::now());
@@ -204,7 +208,7 @@ async fn authenticate(
             gate.counters.logins_held_back.one();
             tokio::time::sleep_until(time.into()).await;
         }
-        Turn::Never => return Err(Refusal::TooManyFailures),
+        Turn::Never => return (Instant::now(), Err(Refusal::TooManyFailures)),
     }
     let attempt = ConnectAttempt {
         client_id: connect.client_id.to_owned(),
@@ -213,6 +217,7 @@ async fn authenticate(
         peer,
         transport,
     };
+    let asked_at = Instant::now();
     let result = timeout(gate.limits.handshake_time, gate.auth.authenticate(attempt))
         .await
         .unwrap_or(Err(Refusal::Unavailable));
@@ -221,7 +226,7 @@ async fn authenticate(
         Err(Refusal::BadCredentials) => lock(&gate.failures).failed(address, user, Instant::now()),
         Err(_) => {}
     }
-    result
+    (asked_at, result)
 }
 
 /// A device's client id and user name are its principal's; anybody else may use any client id, or none.

@@ -171,7 +171,7 @@ async fn live<S>(
     tracing::debug!(client = %place.key, client_id = ?place.client_id, %peer, ?version, "connected");
     let properties = ConnAckProperties {
         session_expiry_seconds: accepted.tell_expiry.then_some(place.keep.as_secs() as u32),
-        receive_maximum: gate.limits.inflight_in,
+        receive_maximum: gate.limits.inflight_in.max(1),
         maximum_packet_bytes: gate.limits.packet_bytes as u32,
         assigned_client_id: accepted.assigned.then_some(place.client_id.as_str()),
     };
@@ -236,7 +236,7 @@ async fn take_place(
         Principal::Service { .. } => |gate| &gate.counters.connections_services,
     };
     gauge(gate).one();
-    let claim = gate.registry.claim(&key, gate.number(), info);
+    let claim = gate.registry.claim(&key, gate.number(), info, accepted.asked_at);
     let place = Place {
         gate: gate.clone(),
         lane: gate.lane(&key),
