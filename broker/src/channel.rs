@@ -2,7 +2,7 @@
 //!
 //! The router keeps a log for every filter that was ever subscribed and never frees one, so clients' own topics and
 //! filters stay out of it. Every topic belongs to one *kind* (heartbeats, views, …), and the router only knows
-//! channels: one for each organisation and kind, named `o/{org}/{kind}`, and two outside of organisations. That bounds
+//! channels: one for each organisation and kind, named `o/{org}/{kind}`, and three outside of organisations. That bounds
 //! its logs by the number of organisations. A client's filter is turned into the set of kinds that it can match; what
 //! comes through those channels is matched against the client's own filters in its session.
 
@@ -34,10 +34,12 @@ pub(crate) enum Kind {
     Server,
     /// Whatever a service publishes outside of the protocol's topics.
     Other,
+    /// What a device publishes in its own subtree on topics that this version does not know: for services alone.
+    Unknown,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 15] = [
+    pub(crate) const ALL: [Kind; 16] = [
         Kind::Birth,
         Kind::Presence,
         Kind::Heartbeat,
@@ -53,6 +55,7 @@ impl Kind {
         Kind::View,
         Kind::Server,
         Kind::Other,
+        Kind::Unknown,
     ];
 
     fn name(self) -> &'static str {
@@ -72,6 +75,7 @@ impl Kind {
             Kind::View => "view",
             Kind::Server => "server",
             Kind::Other => "other",
+            Kind::Unknown => "unknown",
         }
     }
 
@@ -105,7 +109,7 @@ impl Kind {
             Kind::OperatorResult => format!("{PREFIX}/{org}/operator/+/result"),
             Kind::View => format!("{PREFIX}/{org}/view/+"),
             Kind::Server => SERVER_FILTER.to_owned(),
-            Kind::Other => return None,
+            Kind::Other | Kind::Unknown => return None,
             leaf => format!("{PREFIX}/{org}/device/+/{}", leaf.name()),
         })
     }
@@ -169,13 +173,18 @@ impl Scope {
 
     /// The kinds of messages that `filter` can match within this scope.
     pub(crate) fn kinds(&self, filter: &str) -> Kinds {
-        let (org, other) = match self {
-            Scope::Org { org, other } => (org.as_str(), *other),
-            Scope::All => ("+", true),
+        let (org, other, unknown) = match self {
+            Scope::Org { org, other } => (org.as_str(), *other, false),
+            Scope::All => ("+", true, true),
         };
         let mut kinds = Kinds::default();
         for kind in Kind::ALL {
-            if kind.filter(org).map_or(other, |of_kind| overlap(filter, &of_kind)) {
+            let needed = match kind {
+                Kind::Other => other,
+                Kind::Unknown => unknown,
+                kind => kind.filter(org).is_some_and(|of_kind| overlap(filter, &of_kind)),
+            };
+            if needed {
                 kinds.insert(kind);
             }
         }
@@ -186,7 +195,7 @@ impl Scope {
     pub(crate) fn channel(&self, kind: Kind) -> String {
         match (self, kind) {
             (Scope::All, kind) => format!("+/+/{}", kind.name()),
-            (Scope::Org { .. }, Kind::Server | Kind::Other) => format!("s/-/{}", kind.name()),
+            (Scope::Org { .. }, Kind::Server | Kind::Other | Kind::Unknown) => format!("s/-/{}", kind.name()),
             (Scope::Org { org, .. }, kind) => format!("o/{org}/{}", kind.name()),
         }
     }
@@ -207,6 +216,11 @@ pub(crate) fn route(topic: Option<&Topic>) -> String {
         | Topic::View { org, .. } => format!("o/{org}/{kind}"),
         Topic::Server { .. } => format!("s/-/{kind}"),
     }
+}
+
+/// The router's topic for what only services get.
+pub(crate) fn route_unknown() -> String {
+    format!("s/-/{}", Kind::Unknown.name())
 }
 
 #[cfg(test)]

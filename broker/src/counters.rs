@@ -99,7 +99,8 @@ counters! {
     publishes_refused,
     /// Publishes with retain where the topic has none.
     publishes_refused_retain,
-    /// Publishes of a device on topics of its own subtree that this version does not know: acknowledged and dropped.
+    /// Publishes of a device on topics of its own subtree that this version does not know: acknowledged, and shown to
+    /// services alone.
     publishes_unknown_topic,
     /// Filters that the client may not subscribe to.
     subscribes_refused,

@@ -101,6 +101,18 @@ impl Gate {
         self.router.publish(lane, channel, &message)
     }
 
+    /// Shows services a message on a topic of a device's own subtree that this version does not know. It may be a record
+    /// of a newer agent, which has to be acknowledged as a record. Nobody else gets it, and nothing is retained.
+    pub(crate) fn publish_unknown(
+        &self,
+        lane: u64,
+        origin: u64,
+        draft: &Draft<'_>,
+    ) -> Result<(), RouterGone> {
+        let message = Message::new(&Draft { retain: false, ..*draft }, origin, self.now_ms());
+        self.router.publish(lane, channel::route_unknown(), &message)
+    }
+
     fn hand_to_device(&self, key: &PrincipalKey, message: &Message) {
         let Some(session) = self.registry.device(key) else {
             self.counters.dropped_device_absent.one();

@@ -268,17 +268,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 }
             }
         }
+        let draft = Draft {
+            topic: publish.topic,
+            properties: &publish.properties.forward,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            expiry_seconds: publish.properties.expiry_seconds,
+        };
         if decision == PublishDecision::AcknowledgeAndDrop {
             counters.publishes_unknown_topic.one();
+            self.gate.publish_unknown(self.terms.lane, self.session.id, &draft)?;
         } else {
-            let draft = Draft {
-                topic: publish.topic,
-                properties: &publish.properties.forward,
-                payload: publish.payload,
-                qos: publish.qos,
-                retain: publish.retain,
-                expiry_seconds: publish.properties.expiry_seconds,
-            };
             self.gate.publish(self.terms.lane, self.session.id, &draft)?;
         }
         match publish.qos {
