@@ -109,6 +109,6 @@ fn credentials_that_are_no_good_are_401() {
     me().bearer(&format!("{token}x")).send().is_problem(401);
     me().bearer(&"a".repeat(64)).send().is_problem(401);
     me().header("authorization", "Basic YTpi").send().is_problem(401);
-    me().as_device(&"a".repeat(64)).send().is_problem(401);
-    me().bearer(&token).as_device("x").send().is_problem(400);
+    me().by_device(&"a".repeat(64)).send().is_problem(401);
+    me().bearer(&token).by_device("x").send().is_problem(400);
 }

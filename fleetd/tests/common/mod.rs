@@ -211,12 +211,12 @@ impl Call<'_> {
     }
 
     /// As a person who signs in first.
-    pub fn as_person(self, name: &str) -> Self {
+    pub fn by_person(self, name: &str) -> Self {
         let token = self.server.token(name);
         self.bearer(&token)
     }
 
-    pub fn as_device(self, token: &str) -> Self {
+    pub fn by_device(self, token: &str) -> Self {
         self.header("x-device-token", token)
     }
 
