@@ -324,35 +324,11 @@ impl Registration {
     }
 
     /// A registration of nothing but an id and a name, as the command line makes it.
-    #[must_use]
-    pub fn bare(device_id: DeviceId, name: Option<String>) -> Self {
-        Self {
-            name: name.unwrap_or_else(|| device_id.to_string()),
-            device_id,
-            platform: None,
-            arch: DEFAULT_ARCH.to_owned(),
-            serial_number: None,
-            mac_address: None,
-            current_version: None,
-            capabilities: json!({}),
-            token: None,
-        }
-    }
-
-    /// What a new device is described by until somebody changes it.
-    #[must_use]
-    pub fn description(&self) -> Description {
-        Description {
-            name: self.name.clone(),
-            location: None,
-            tags: Vec::new(),
-            metadata: json!({}),
-            notes: None,
-            update_channel: UpdateChannel::Stable,
-            target_version: None,
-            redundancy_group: None,
-            maintenance: false,
-        }
+    ///
+    /// # Errors
+    /// What is wrong with the name.
+    pub fn bare(device_id: &DeviceId, name: Option<&str>) -> Result<Self, Vec<FieldError>> {
+        Self::read(json!({"device_id": device_id, "name": name}))
     }
 }
 
@@ -439,7 +415,17 @@ mod tests {
 
     #[test]
     fn a_patch_changes_what_it_names_and_nothing_else() {
-        let before = read(json!({"device_id": "a"})).unwrap().description();
+        let before = Description {
+            name: "A".to_owned(),
+            location: None,
+            tags: Vec::new(),
+            metadata: json!({}),
+            notes: None,
+            update_channel: UpdateChannel::Stable,
+            target_version: None,
+            redundancy_group: None,
+            maintenance: false,
+        };
         let patch =
             DevicePatch::read(json!({"tags": ["hall-2", "cam", "cam"], "location": "Hall 2"})).unwrap();
         assert!(!patch.touches_target_version());

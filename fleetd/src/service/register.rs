@@ -17,7 +17,9 @@ use crate::domain::audit::{Actor, AuditContext, AuditEntry, AuditOutcome, Resour
 use crate::domain::device::{Device, DeviceRowId, DeviceStatus, Registration};
 use crate::domain::enrollment::{Decision, EnrollmentKey, Existing, Registrar, decide};
 use crate::domain::org::OrgRef;
-use crate::store::{StoreError, audit, credentials, devices, enrollment_keys, orgs, revocations, summaries};
+use crate::store::{
+    Store, StoreError, audit, credentials, devices, enrollment_keys, orgs, revocations, summaries,
+};
 
 /// How often a registration is tried again when another one comes at the same moment.
 const ATTEMPTS: usize = 4;
@@ -92,19 +94,59 @@ impl Requester {
     }
 }
 
-/// Registers a device.
+/// Where a registration is written, and in whose name.
+#[derive(Debug, Clone, Copy)]
+pub struct Desk<'a> {
+    /// The database.
+    pub store: &'a Store,
+    /// The time, ms since 1970.
+    pub now_ms: i64,
+    /// The process, for those that see to live connections.
+    pub source: &'a str,
+    /// For the audit log.
+    pub context: &'a AuditContext,
+}
+
+/// A registration that is committed.
+#[derive(Debug)]
+pub struct Outcome {
+    /// For the caller.
+    pub registered: Registered,
+    /// The row that changed; none for a repetition.
+    pub changed: Option<DeviceRowId>,
+}
+
+/// Registers a device in the running server: ends the connections made with a token that has died.
 ///
 /// # Errors
-/// [`Error::Conflict`] when the id is taken; [`Error::Forbidden`] when the key is used up; [`Error::Store`].
+/// As [`register_at`].
 pub async fn register(
     app: &AppState,
     requester: &Requester,
     registration: &Registration,
     context: &AuditContext,
 ) -> Result<Registered, Error> {
+    let desk = Desk { store: &app.store, now_ms: app.clock.now_ms(), source: &app.instance, context };
+    let outcome = register_at(desk, requester, registration).await?;
+    if let Some(row) = &outcome.changed {
+        app.end_device(&outcome.registered.org.slug, &outcome.registered.device_id);
+        app.views.mark(row.as_str());
+    }
+    Ok(outcome.registered)
+}
+
+/// Registers a device.
+///
+/// # Errors
+/// [`Error::Conflict`] when the id is taken; [`Error::Forbidden`] when the key is used up; [`Error::Store`].
+pub async fn register_at(
+    desk: Desk<'_>,
+    requester: &Requester,
+    registration: &Registration,
+) -> Result<Outcome, Error> {
     for _ in 0..ATTEMPTS {
-        if let Some(registered) = attempt(app, requester, registration, context).await? {
-            return Ok(registered);
+        if let Some(outcome) = attempt(desk, requester, registration).await? {
+            return Ok(outcome);
         }
     }
     Err(Error::Conflict(format!(
@@ -115,37 +157,39 @@ pub async fn register(
 
 /// One attempt; `None` when somebody else was faster with this id or key, and it has to be looked at again.
 async fn attempt(
-    app: &AppState,
+    desk: Desk<'_>,
     requester: &Requester,
     registration: &Registration,
-    context: &AuditContext,
-) -> Result<Option<Registered>, Error> {
+) -> Result<Option<Outcome>, Error> {
+    let Desk { store, now_ms, source, context } = desk;
     let org = requester.org();
     let key = match requester {
         Requester::Admin(_) => None,
-        Requester::Key(_, key) => Some(enrollment_keys::by_id(&app.store, &key.id).await?.ok_or(GONE)?),
+        Requester::Key(_, key) => Some(enrollment_keys::by_id(store, &key.id).await?.ok_or(GONE)?),
     };
     let key = key.as_ref();
     let id = &registration.device_id;
-    let now_ms = app.clock.now_ms();
-    let device = devices::by_name(&app.store, &org.id, id).await?;
+    let device = devices::by_name(store, &org.id, id).await?;
     let existing = match &device {
         None => Existing::None,
         Some(device) if device.decommissioned_at.is_some() => Existing::Decommissioned,
         Some(device) => Existing::Active {
-            token: credentials::device(&app.store, &org.slug, id).await?.map(|credential| credential.hash),
+            token: credentials::device(store, &org.slug, id).await?.map(|credential| credential.hash),
             reenrollment_allowed: device.reenrollment_allowed,
         },
     };
     let decision = decide(registrar(key, now_ms), existing, registration.token);
     let row = match (decision, device) {
-        (Decision::Repeat, Some(device)) => return answer(app, org, &device.id, None).await.map(Some),
+        (Decision::Repeat, Some(device)) => {
+            let registered = answer(store, org, &device.id, None).await?;
+            return Ok(Some(Outcome { registered, changed: None }));
+        }
         (Decision::Create, _) => {
-            check_room(app, org).await?;
+            check_room(store, org).await?;
             NewOrKnown::New(DeviceRowId::new(uuid::Uuid::new_v4().to_string()))
         }
         (Decision::Revive, Some(device)) => {
-            check_room(app, org).await?;
+            check_room(store, org).await?;
             NewOrKnown::Known(Box::new(device))
         }
         (Decision::Reenroll, Some(device)) => NewOrKnown::Known(Box::new(device)),
@@ -190,7 +234,7 @@ async fn attempt(
     };
     statements.extend(credentials::set_device_token(&org.id, row_id, hash, now_ms));
     if let NewOrKnown::Known(_) = row {
-        statements.extend(revocations::device(&org.id, id.as_str(), &app.instance, now_ms));
+        statements.extend(revocations::device(&org.id, id.as_str(), source, now_ms));
     }
     if let Some(key) = key {
         statements.push(enrollment_keys::count_use(key, now_ms));
@@ -209,17 +253,13 @@ async fn attempt(
         outcome: AuditOutcome::Ok,
         details: json!({"how": how, "approved": approved, "own_token": registration.token.is_some()}),
     }));
-    match app.store.apply(statements).await {
+    match store.apply(statements).await {
         Ok(_) => {}
         Err(StoreError::Conflict { .. } | StoreError::Unique { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     }
-    if let NewOrKnown::Known(_) = row {
-        // Whoever is connected with the token that has just died.
-        app.end_device(&org.slug, id);
-    }
-    app.views.mark(row_id.as_str());
-    answer(app, org, row_id, made.map(|made| made.text)).await.map(Some)
+    let registered = answer(store, org, row_id, made.map(|made| made.text)).await?;
+    Ok(Some(Outcome { registered, changed: Some(row_id.clone()) }))
 }
 
 const GONE: Error = Error::Unauthorized("the enrolment key was taken back");
@@ -236,10 +276,10 @@ enum NewOrKnown {
     Known(Box<Device>),
 }
 
-async fn check_room(app: &AppState, org: &OrgRef) -> Result<(), Error> {
-    let most = orgs::by_id(&app.store, &org.id).await?.and_then(|org| org.max_devices);
+async fn check_room(store: &Store, org: &OrgRef) -> Result<(), Error> {
+    let most = orgs::by_id(store, &org.id).await?.and_then(|org| org.max_devices);
     match most {
-        Some(most) if devices::count(&app.store, &org.id).await? >= most => Err(Error::Conflict(format!(
+        Some(most) if devices::count(store, &org.id).await? >= most => Err(Error::Conflict(format!(
             "the organisation {} has its {most} devices; decommission one first",
             org.slug
         ))),
@@ -248,12 +288,12 @@ async fn check_room(app: &AppState, org: &OrgRef) -> Result<(), Error> {
 }
 
 async fn answer(
-    app: &AppState,
+    store: &Store,
     org: &OrgRef,
     row: &DeviceRowId,
     token: Option<Secret>,
 ) -> Result<Registered, Error> {
-    let summary = summaries::one(&app.store, &org.id, row.as_str())
+    let summary = summaries::one(store, &org.id, row.as_str())
         .await?
         .ok_or_else(|| Error::Conflict("the device was decommissioned at the same moment".to_owned()))?;
     Ok(Registered { org: org.clone(), device_id: summary.device_id, token, status: summary.status })

@@ -1,0 +1,103 @@
+//! `fleetd device`.
+
+use clap::Subcommand;
+use protocol::id::{DeviceId, OrgSlug};
+use protocol::message::rfc3339;
+
+use super::Failure;
+use super::database::{SOURCE, print_table, with_store};
+use crate::config::Config;
+use crate::domain::audit::AuditContext;
+use crate::domain::device::Registration;
+use crate::domain::org::DEFAULT_ORG;
+use crate::service::accounts::find_org;
+use crate::service::register::{Desk, Requester, register_at};
+use crate::store::summaries::{self, Selection, SortKey};
+
+/// How many devices are read at a time.
+const PAGE: i64 = 500;
+
+/// Devices.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Register a device and print its token, alone, on standard output. It is shown only once.
+    Register {
+        /// The id: small letters, digits, `-` and `_`.
+        #[arg(long, alias = "id")]
+        device_id: DeviceId,
+        /// The name for people; the id if not given.
+        #[arg(long)]
+        name: Option<String>,
+        /// The organisation.
+        #[arg(long, default_value = DEFAULT_ORG)]
+        org: OrgSlug,
+    },
+    /// List the devices of an organisation.
+    List {
+        /// The organisation.
+        #[arg(long, default_value = DEFAULT_ORG)]
+        org: OrgSlug,
+    },
+}
+
+pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
+    match command {
+        Command::Register { device_id, name, org } => {
+            let registration = Registration::bare(&device_id, name.as_deref()).map_err(|errors| {
+                errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect::<Vec<_>>().join("; ")
+            })?;
+            let outcome = with_store(config, |store, now_ms| async move {
+                let requester = Requester::Admin(find_org(&store, &org).await?);
+                let context = AuditContext::system();
+                let desk = Desk { store: &store, now_ms, source: SOURCE, context: &context };
+                register_at(desk, &requester, &registration).await
+            })?;
+            let registered = outcome.registered;
+            eprintln!("registered {} of {}; its token, shown this once:", registered.device_id, registered.org.slug);
+            if let Some(token) = &registered.token {
+                println!("{}", token.expose());
+            }
+        }
+        Command::List { org } => {
+            let found = with_store(config, |store, _| async move {
+                let org = find_org(&store, &org).await?;
+                let mut found = Vec::new();
+                loop {
+                    let offset = i64::try_from(found.len()).unwrap_or(i64::MAX);
+                    let (page, _) = summaries::list(&store, &org.id, &selection(offset)).await?;
+                    if page.is_empty() {
+                        return Ok(found);
+                    }
+                    found.extend(page);
+                }
+            })?;
+            let rows: Vec<_> = found
+                .iter()
+                .map(|device| {
+                    vec![
+                        device.device_id.to_string(),
+                        device.status.as_str().to_owned(),
+                        device.last_heartbeat.map_or_else(|| "never".to_owned(), rfc3339),
+                        device.current_version.clone().unwrap_or_else(|| "-".to_owned()),
+                        device.name.clone(),
+                    ]
+                })
+                .collect();
+            print_table(&["DEVICE", "STATUS", "LAST HEARTBEAT", "VERSION", "NAME"], &rows);
+        }
+    }
+    Ok(())
+}
+
+fn selection(offset: i64) -> Selection {
+    Selection {
+        status: None,
+        tag: None,
+        version: None,
+        text: None,
+        sort: SortKey::DeviceId,
+        descending: false,
+        offset,
+        limit: PAGE,
+    }
+}
