@@ -1,4 +1,11 @@
-//! The checked configuration.
+//! The checked configuration: a TOML file, overridden by environment variables, resolved once. The rest of the code
+//! never sees an unchecked value. How it is read: `raw`.
+
+mod raw;
+#[cfg(test)]
+mod tests;
+
+pub use raw::{ConfigError, DEFAULT_PATH};
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -65,6 +72,12 @@ pub struct Config {
     pub rollup_retention_days: u32,
     /// How long log records are kept.
     pub log_retention_days: u32,
+    /// How long events are kept.
+    pub event_retention_days: u32,
+    /// What is logged, as `tracing` directives.
+    pub log: String,
+    /// This process's name in `fleet/v1/server/{instance}`.
+    pub instance: protocol::id::InstanceName,
 }
 
 /// The account of the first start.
@@ -138,6 +151,11 @@ impl Config {
             heartbeat_retention_days: 14,
             rollup_retention_days: 730,
             log_retention_days: 14,
+            event_retention_days: 90,
+            log: "info".to_owned(),
+            // The text follows the rule for names.
+            #[allow(clippy::expect_used)]
+            instance: protocol::id::InstanceName::new("fleetd").expect("a good name"),
         }
     }
 }

@@ -5,10 +5,13 @@
 
 pub mod app;
 pub mod auth;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod http;
 pub mod metrics;
+pub mod mqtt;
 pub mod service;
 pub mod store;
+pub mod worker;

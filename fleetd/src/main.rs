@@ -1,2 +1,5 @@
-//! Entry point.
-fn main() {}
+//! The fleet server's program.
+
+fn main() -> std::process::ExitCode {
+    fleetd::cli::main()
+}

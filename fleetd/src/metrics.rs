@@ -30,7 +30,8 @@ const HELP: &[(&str, Kind, &str)] = &[
     ("fleet_births_total", Kind::Counter, "Births taken."),
     ("fleet_heartbeats_http_total", Kind::Counter, "Heartbeats by HTTP committed."),
     ("fleet_ingest_failures_total", Kind::Counter, "Batches of a device that the database did not take."),
-    ("fleet_worker_runs_total", Kind::Counter, "Runs of a worker, by outcome."),
+    ("fleet_worker_runs_total", Kind::Counter, "Runs of a worker that did their step."),
+    ("fleet_worker_failures_total", Kind::Counter, "Runs of a worker that failed."),
     ("fleet_worker_last_run_seconds", Kind::Gauge, "When a worker last finished, seconds since 1970."),
     ("fleet_devices_turned_offline_total", Kind::Counter, "Devices that went silent or were lost."),
     ("fleet_views_published_total", Kind::Counter, "Views of devices written to the broker."),
@@ -40,7 +41,6 @@ const HELP: &[(&str, Kind, &str)] = &[
         "Retained presences that disagreed with the last birth.",
     ),
     ("fleet_http_requests_total", Kind::Counter, "HTTP requests answered, by class of status."),
-    ("fleet_broker_connections", Kind::Gauge, "Open MQTT connections."),
 ];
 
 #[derive(Clone, Copy, PartialEq)]
@@ -51,10 +51,20 @@ enum Kind {
 
 type Key = (&'static str, Option<(&'static str, &'static str)>);
 
+/// Gives numbers that are counted elsewhere: name, whether it is a gauge, value.
+pub type Source = Box<dyn Fn() -> Vec<(&'static str, bool, u64)> + Send + Sync>;
+
 /// The process's metrics; clones share them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Metrics {
     values: Arc<Mutex<BTreeMap<Key, u64>>>,
+    sources: Arc<Mutex<Vec<(&'static str, Source)>>>,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
 }
 
 impl Metrics {
@@ -73,16 +83,16 @@ impl Metrics {
         self.change((name, Some((label, value))), |gauge| *gauge = to, true);
     }
 
-    /// Sets a gauge.
-    pub fn set(&self, name: &'static str, to: u64) {
-        self.change((name, None), |gauge| *gauge = to, true);
-    }
-
     fn change(&self, key: Key, change: impl FnOnce(&mut u64), needed: bool) {
         if needed {
             let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
             change(values.entry(key).or_default());
         }
+    }
+
+    /// Shows what `source` gives as well, each name behind `prefix`.
+    pub fn add_source(&self, prefix: &'static str, source: Source) {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).push((prefix, source));
     }
 
     /// A counter's value, all labels together.
@@ -111,6 +121,12 @@ impl Metrics {
             }
             if !any && kind == "counter" {
                 let _ = writeln!(text, "{name} 0");
+            }
+        }
+        for (prefix, source) in self.sources.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for (name, is_gauge, value) in source() {
+                let (kind, end) = if is_gauge { ("gauge", "") } else { ("counter", "_total") };
+                let _ = writeln!(text, "# TYPE {prefix}{name}{end} {kind}\n{prefix}{name}{end} {value}");
             }
         }
         text

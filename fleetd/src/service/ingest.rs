@@ -30,7 +30,7 @@ use crate::{
     store::{
         Store, StoreError,
         device_state::{self, DeviceKey},
-        heartbeats::Day,
+        heartbeats::{self, Day},
         records,
     },
 };
@@ -92,7 +92,8 @@ pub struct Ingest {
 #[derive(Default)]
 struct Inner {
     lanes: HashMap<DeviceName, Loaded>,
-    days: Vec<Day>,
+    /// The day whose heartbeat table is known to be there.
+    day: Option<Day>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -130,10 +131,10 @@ pub async fn http_heartbeat(
     let now = app.clock.now_ms();
     let sample = Sample::from_http(heartbeat, now)
         .map_err(|(field, expected)| HeartbeatError::Field { field, expected })?;
-    let mut statements = crate::store::heartbeats::make_day(Day::of(now)).to_vec();
+    let mut statements = heartbeats::make_day(Day::of(now)).to_vec();
     statements.push(device_state::put_alive(key, now, now));
     statements.push(device_state::put_http(key, ip_address));
-    statements.push(crate::store::heartbeats::insert(key, &sample));
+    statements.push(heartbeats::insert(key, &sample));
     statements.push(device_state::put_latest(key, &sample));
     app.store.apply(statements).await?;
     app.metrics.add("fleet_heartbeats_http_total", 1);
@@ -161,25 +162,27 @@ impl Ingest {
             by_device.entry(name).or_default().push(message);
         }
         let day = Day::of(now);
-        let new_day = !inner.days.contains(&day);
+        if inner.day != Some(day) {
+            if let Err(error) = self.store.apply(heartbeats::make_day(day).to_vec()).await {
+                self.metrics.add("fleet_ingest_failures_total", 1);
+                let reason = error_chain(&error);
+                tracing::warn!(reason, "records not stored; the devices send them again");
+                return Vec::new();
+            }
+            inner.day = Some(day);
+        }
         let work = by_device.into_iter().map(|(name, messages)| {
             let cached = inner.lanes.remove(&name);
-            self.take_device(name, messages, cached, new_day, now)
+            self.take_device(name, messages, cached, now)
         });
         // Collected first: the lanes are taken out of the map one after the other, then all devices run together.
         let work: Vec<_> = work.collect();
         let mut replies = Vec::new();
-        let mut stored_any = false;
         for (name, loaded, device_replies) in futures_util::future::join_all(work).await {
             if let Some(loaded) = loaded {
-                stored_any = true;
                 inner.lanes.insert(name, loaded);
             }
             replies.extend(device_replies);
-        }
-        if new_day && stored_any {
-            // Kept short: only today's and yesterday's can matter.
-            inner.days = vec![day];
         }
         replies
     }
@@ -189,11 +192,10 @@ impl Ingest {
         name: DeviceName,
         messages: Vec<Incoming>,
         mut cached: Option<Loaded>,
-        new_day: bool,
         now: i64,
     ) -> (DeviceName, Option<Loaded>, Vec<Reply>) {
         for _ in 0..TRIES {
-            match self.try_device(&name, &messages, cached.take(), new_day, now).await {
+            match self.try_device(&name, &messages, cached.take(), now).await {
                 Ok(Some((loaded, replies))) => return (name, Some(loaded), replies),
                 Ok(None) => return (name, None, Vec::new()),
                 // Another process has moved the lane: load it and decide again.
@@ -216,7 +218,6 @@ impl Ingest {
         name: &DeviceName,
         messages: &[Incoming],
         cached: Option<Loaded>,
-        new_day: bool,
         now: i64,
     ) -> Result<Option<(Loaded, Vec<Reply>)>, StoreError> {
         let loaded = match cached {
@@ -227,7 +228,7 @@ impl Ingest {
             self.metrics.add("fleet_messages_unknown_device_total", messages.len() as u64);
             return Ok(None);
         };
-        let mut draft = write::Draft::new(new_day, now);
+        let mut draft = write::Draft::new(now);
         for message in messages {
             match message.uplink {
                 Uplink::Birth => self.birth(&mut loaded, message, &mut draft).await?,

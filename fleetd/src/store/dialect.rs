@@ -2,3 +2,6 @@
 
 /// The type of a column that numbers rows in the order in which they were added.
 pub(super) const ROW_NUMBER: &str = "INTEGER PRIMARY KEY";
+
+/// Gives free pages back to the file system, a bounded number at a time.
+pub(super) const GIVE_BACK: &str = "PRAGMA incremental_vacuum(4000)";

@@ -20,6 +20,7 @@ pub mod summaries;
 #[cfg(test)]
 mod tests;
 pub mod users;
+pub mod views;
 
 use std::{borrow::Cow, path::Path, sync::Arc, time::Duration};
 
@@ -106,6 +107,15 @@ impl Store {
         }
         self.query("SELECT at FROM store_probe WHERE id = 1", Vec::new()).await?;
         self.apply_one(Statement::new(PROBE, crate::values![now_ms]).expect_rows(1)).await?;
+        Ok(())
+    }
+
+    /// Gives some of the room that dropped tables have left back to the file system.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn give_back(&self) -> Result<(), StoreError> {
+        self.apply_one(Statement::new(dialect::GIVE_BACK, Vec::new())).await?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::{
     store::{
         Statement,
         device_state::{self},
-        heartbeats::{self, Day},
+        heartbeats,
         records::{self, Committed},
         reports,
     },
@@ -32,13 +32,12 @@ pub(super) struct Draft {
     pub(super) kinds: BTreeMap<&'static str, u64>,
     /// The committed set has grown since it was last sealed.
     grown: bool,
-    make_day: bool,
     /// Committed sets of state databases that this batch has left.
     left: BTreeMap<StateId, Committed>,
 }
 
 impl Draft {
-    pub(super) fn new(make_day: bool, now: i64) -> Self {
+    pub(super) fn new(now: i64) -> Self {
         Self {
             now,
             statements: Vec::new(),
@@ -48,7 +47,6 @@ impl Draft {
             changed: false,
             kinds: BTreeMap::new(),
             grown: false,
-            make_day,
             left: BTreeMap::new(),
         }
     }
@@ -84,10 +82,6 @@ impl Draft {
                     continue;
                 }
                 Stored::Heartbeat(sample) => {
-                    if self.make_day {
-                        self.statements.extend(heartbeats::make_day(Day::of(now)));
-                        self.make_day = false;
-                    }
                     self.statements.push(heartbeats::insert(key, &sample));
                     self.statements.push(device_state::put_latest(key, &sample));
                     self.changed = true;

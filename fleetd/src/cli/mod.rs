@@ -1,0 +1,69 @@
+//! The command line.
+
+mod decode;
+mod serve;
+mod systemd;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::{config::Config, service::ingest::error_chain};
+
+/// The server of R58 Fleet: takes what devices report, stores it, and shows it.
+#[derive(Debug, Parser)]
+#[command(name = "fleetd", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// Config file; without it /etc/r58-fleet/fleetd.toml is read if it is there.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server: HTTP, the MQTT broker and the database, in the foreground.
+    Serve,
+    /// Print an MQTT message as JSON, whatever its encoding.
+    Decode(decode::Arguments),
+    /// Print a completion script for a shell.
+    Completion {
+        /// bash, zsh, fish, elvish or powershell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs what the command line says; a failure is printed with its causes.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fleetd: {}", error_chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let config = || Config::load(cli.config.as_deref(), |name| std::env::var(name).ok());
+    match cli.command {
+        Command::Serve => Ok(serve::run(config()?)?),
+        Command::Decode(arguments) => Ok(decode::run(&arguments, &mut io::stdout().lock())?),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fleetd", &mut script);
+            Ok(io::stdout().lock().write_all(&script)?)
+        }
+        Command::Man => Ok(clap_mangen::Man::new(Cli::command()).render(&mut io::stdout().lock())?),
+    }
+}

@@ -1,0 +1,275 @@
+//! `fleetd serve`: opens everything, runs it, and ends it in order.
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use broker::{Broker, BrokerError, Limits};
+use serde::Serialize;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+use super::systemd;
+use crate::{
+    app::AppState,
+    auth::{AuthError, AuthState, mqtt::DatabaseAuthenticator},
+    clock::Clock,
+    config::Config,
+    mqtt,
+    service::{accounts, ingest::Ingest, revocations},
+    store::{DataLock, LockError, Store, StoreError, make_data_dir, users},
+    worker,
+};
+
+/// How long tasks may take to end once they were told to.
+const STOP_TIME: Duration = Duration::from_secs(15);
+
+/// Why the server does not start, or stops by itself.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the fields are what the message names
+pub(super) enum ServeError {
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("cannot open the database")]
+    Store(#[from] StoreError),
+    #[error("cannot prepare sign-in")]
+    Auth(#[from] AuthError),
+    #[error(
+        "cannot listen on {address} ({variable}): {}",
+        if source.kind() == io::ErrorKind::AddrInUse {
+            "something else listens there; stop it or set another address"
+        } else {
+            "set another address"
+        }
+    )]
+    Listen { address: SocketAddr, variable: &'static str, source: io::Error },
+    #[error("cannot start the MQTT broker")]
+    Broker(#[from] BrokerError),
+    #[error("cannot write {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot make the first account")]
+    Admin(#[source] Box<crate::service::Error>),
+    #[error("the MQTT router has stopped; the server has to be started again")]
+    RouterGone,
+    #[error("the HTTP server has stopped")]
+    HttpGone,
+}
+
+/// Where the server listens, as `addresses.json` in the data folder tells it.
+#[derive(Debug, Serialize)]
+struct Addresses {
+    http: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mqtt: Option<SocketAddr>,
+}
+
+/// Runs the server until it is told to stop (SIGTERM or SIGINT).
+pub(super) fn run(config: Config) -> Result<(), ServeError> {
+    start_log(&config);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::Runtime)?;
+    runtime.block_on(serve(config))
+}
+
+fn start_log(config: &Config) {
+    // The router and the migrations tell every step; what the configuration says of them wins. It has been checked to
+    // parse.
+    let directives = format!("rumqttd=warn,refinery_core=warn,{}", config.log);
+    let filter = directives.parse::<tracing_subscriber::EnvFilter>().unwrap_or_default();
+    let to_journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    // The journal has its own times. A second call, in tests, changes nothing.
+    let _ = if to_journal { log.without_time().try_init() } else { log.try_init() };
+}
+
+async fn serve(config: Config) -> Result<(), ServeError> {
+    let clock = Clock::system();
+    make_data_dir(&config.data_dir)?;
+    let lock = DataLock::acquire(&config.data_dir)?;
+    let store = Store::open(&config.database, Some(&lock))?;
+    let auth = AuthState::open(&config, &clock)?;
+    let app = Arc::new(AppState::new(store, config, clock, auth));
+
+    // Both before anything starts, so that a taken port leaves nothing half done.
+    let http = listen(app.config.http_listen, "FLEET_HTTP_LISTEN, http_listen").await?;
+    let mqtt = match app.config.mqtt_listen {
+        Some(address) => Some(listen(address, "FLEET_MQTT_LISTEN, mqtt_listen").await?),
+        None => None,
+    };
+    let addresses = Addresses {
+        http: local(&http, "FLEET_HTTP_LISTEN, http_listen")?,
+        mqtt: mqtt.as_ref().map(|listener| local(listener, "FLEET_MQTT_LISTEN, mqtt_listen")).transpose()?,
+    };
+
+    first_account(&app).await?;
+
+    let limits =
+        Limits { device_messages_per_second: app.config.device_messages_per_second, ..Limits::default() };
+    let broker = Broker::start(limits, Arc::new(DatabaseAuthenticator::new(app.clone())))?;
+    // The state was made above and nobody else has it yet: both are set here for the first time.
+    let _ = app.live.set(Arc::new(mqtt::Embedded(broker.clone())));
+    if let Some(address) = addresses.mqtt {
+        let _ = app.mqtt_bound.set(address);
+    }
+    app.metrics.add_source("fleet_broker_", mqtt::counters(broker.clone()));
+    let running = Running::start(app, broker, http, mqtt).await?;
+    write_addresses(&running.app, &addresses)?;
+    let mqtt_text = addresses.mqtt.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    tracing::info!("listening http={} mqtt={mqtt_text}", addresses.http);
+    systemd::tell("READY", "1");
+
+    let ended = running.until_told().await;
+    systemd::tell("STOPPING", "1");
+    running.stop().await;
+    drop(lock);
+    ended
+}
+
+/// A new database gets the account that the configuration names; without one nobody could sign in.
+async fn first_account(app: &AppState) -> Result<(), ServeError> {
+    let failed = |source| ServeError::Admin(Box::new(source));
+    match &app.config.admin {
+        Some(admin) => {
+            let made = accounts::first_admin(&app.store, admin, app.clock.now_ms()).await.map_err(failed)?;
+            tracing::debug!(made, "first account");
+        }
+        None if !users::any(&app.store).await? => tracing::warn!(
+            "nobody can sign in yet: add an account with `fleetd user add --email E --name N --role admin`, or set \
+             FLEET_ADMIN_EMAIL and FLEET_ADMIN_PASSWORD and start again"
+        ),
+        None => {}
+    }
+    Ok(())
+}
+
+async fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, variable, source })
+}
+
+fn local(listener: &TcpListener, variable: &'static str) -> Result<SocketAddr, ServeError> {
+    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    listener.local_addr().map_err(|source| ServeError::Listen { address: unknown, variable, source })
+}
+
+/// Written beside and renamed, so that nobody reads half of it.
+fn write_addresses(app: &AppState, addresses: &Addresses) -> Result<(), ServeError> {
+    let path = app.config.data_dir.join("addresses.json");
+    let beside = app.config.data_dir.join("addresses.json.new");
+    let failed = |source| ServeError::Write { path: path.clone(), source };
+    let json = serde_json::to_vec(addresses).map_err(|error| failed(error.into()))?;
+    std::fs::write(&beside, json).and_then(|()| std::fs::rename(&beside, &path)).map_err(failed)
+}
+
+/// Everything that runs.
+struct Running {
+    app: Arc<AppState>,
+    broker: Broker,
+    publisher: broker::ServicePublisher,
+    started_ms: i64,
+    stop: watch::Sender<bool>,
+    /// Ends last: what devices said is committed and acknowledged until the broker is down.
+    ingest: JoinSet<()>,
+    stop_ingest: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    /// Has no end of its own.
+    watch: JoinSet<()>,
+    http_gone: watch::Receiver<bool>,
+}
+
+impl Running {
+    async fn start(
+        app: Arc<AppState>,
+        broker: Broker,
+        http: TcpListener,
+        mqtt: Option<TcpListener>,
+    ) -> Result<Self, ServeError> {
+        let (stop, stopped) = watch::channel(false);
+        let (stop_ingest, ingest_stopped) = watch::channel(false);
+        let started_ms = app.clock.now_ms();
+
+        let filters = mqtt::ingest::filters();
+        let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+        let (publisher, subscriber) = broker.service_link("fleetd", &filters)?;
+        let way_in = Arc::new(Ingest::new(app.store.clone(), app.clock.clone(), app.metrics.clone()));
+        let mut ingest = JoinSet::new();
+        ingest.spawn(mqtt::ingest::run(
+            app.clone(),
+            broker.clone(),
+            way_in,
+            subscriber,
+            publisher.clone(),
+            ingest_stopped,
+        ));
+
+        let mut watch = JoinSet::new();
+        watch.spawn(revocations::watch(app.clone()));
+        let mut tasks = JoinSet::new();
+        worker::start(&app, &stopped, &mut tasks);
+        tasks.spawn(mqtt::views::run(app.clone(), publisher.clone(), stopped.clone()));
+        mqtt::tell_status(&app, &publisher, true, started_ms).await;
+        // Listening begins when the way in stands, so that no device talks to nobody.
+        if let Some(listener) = mqtt {
+            let broker = broker.clone();
+            tasks.spawn(async move { broker.serve(listener).await });
+        }
+        let (http_ended, http_gone) = watch::channel(false);
+        let (state, mut told) = (app.clone(), stopped);
+        tasks.spawn(async move {
+            let shutdown = async move {
+                let _ = told.wait_for(|stop| *stop).await;
+            };
+            if let Err(error) = crate::http::serve(http, state, shutdown).await {
+                tracing::error!(%error, "the HTTP server has stopped");
+            }
+            http_ended.send_replace(true);
+        });
+        Ok(Self { app, broker, publisher, started_ms, stop, ingest, stop_ingest, tasks, watch, http_gone })
+    }
+
+    /// Waits for a signal, or for a part to fail; feeds the watchdog meanwhile.
+    async fn until_told(&self) -> Result<(), ServeError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Runtime)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Runtime)?;
+        let mut http_gone = self.http_gone.clone();
+        let every = systemd::watchdog_every();
+        loop {
+            let pause = async {
+                match every {
+                    Some(every) => tokio::time::sleep(every).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                () = self.broker.router_gone() => return Err(ServeError::RouterGone),
+                _ = http_gone.wait_for(|gone| *gone) => return Err(ServeError::HttpGone),
+                () = pause => if self.broker.healthy() {
+                    systemd::tell("WATCHDOG", "1");
+                },
+            }
+        }
+    }
+
+    async fn stop(mut self) {
+        tracing::info!("stopping");
+        mqtt::tell_status(&self.app, &self.publisher, false, self.started_ms).await;
+        self.watch.abort_all();
+        self.stop.send_replace(true);
+        self.broker.shutdown().await;
+        self.stop_ingest.send_replace(true);
+        let ended = async {
+            while self.ingest.join_next().await.is_some() {}
+            while self.tasks.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(STOP_TIME, ended).await.is_err() {
+            tracing::warn!("some tasks did not end in time");
+        }
+        let store = self.app.store.clone();
+        // Blocks for the last commit.
+        if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
+            tracing::error!("the database could not be closed");
+        }
+        tracing::info!("stopped");
+    }
+}

@@ -1,0 +1,95 @@
+//! From the broker into [`crate::service::ingest`] and back: gathers messages to batches, publishes the replies.
+
+use std::{sync::Arc, time::Duration};
+
+use broker::{Broker, Message, QoS, ServicePublisher, ServiceSubscriber};
+use protocol::{
+    codec,
+    topic::{Downlink, Topic, Uplink, uplink_filter},
+};
+use tokio::sync::watch;
+
+use super::publish;
+use crate::{
+    app::AppState,
+    service::ingest::{DeviceName, Incoming, Ingest, Reply},
+};
+
+/// A batch is closed at so many messages, ...
+const BATCH_MESSAGES: usize = 512;
+/// ... so many bytes, ...
+const BATCH_BYTES: usize = 2 << 20;
+/// ... or when nothing more has come for so long.
+const BATCH_WAIT: Duration = Duration::from_millis(2);
+/// A presence that is not of the last birth is rewritten if no birth has come within this time: topics are not ordered
+/// among each other, and the birth that belongs to it may be just behind.
+const PRESENCE_WAIT: Duration = Duration::from_secs(1);
+
+/// The filters of everything that devices publish.
+#[must_use]
+pub fn filters() -> Vec<String> {
+    Uplink::ALL.iter().map(|uplink| uplink_filter(*uplink)).collect()
+}
+
+/// Takes messages until the router is gone or `stop` turns true; what was received by then is still committed.
+pub async fn run(
+    app: Arc<AppState>,
+    broker: Broker,
+    ingest: Arc<Ingest>,
+    mut subscriber: ServiceSubscriber,
+    publisher: ServicePublisher,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let first = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            first = subscriber.recv() => first,
+        };
+        let Some(first) = first else { return };
+        let mut bytes = first.payload.len();
+        let mut batch: Vec<Incoming> = incoming(&broker, first).into_iter().collect();
+        while batch.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
+            let Ok(Some(message)) = tokio::time::timeout(BATCH_WAIT, subscriber.recv()).await else { break };
+            bytes += message.payload.len();
+            batch.extend(incoming(&broker, message));
+        }
+        for reply in ingest.take(batch).await {
+            match reply {
+                Reply::Ack((org, device), ack) => {
+                    let topic = Topic::ToDevice { org, device, downlink: Downlink::Ack };
+                    match codec::encode_named(&ack) {
+                        Ok(payload) => publish(&publisher, &topic, payload, QoS::AtMostOnce, false).await,
+                        Err(error) => tracing::error!(%topic, %error, "acknowledgement not encoded"),
+                    }
+                }
+                Reply::Changed(device_id) => app.views.mark(&device_id),
+                Reply::CheckPresence(name) => {
+                    let (app, ingest, publisher) = (app.clone(), ingest.clone(), publisher.clone());
+                    tokio::spawn(async move { correct_presence(&app, &ingest, &publisher, name).await });
+                }
+            }
+        }
+    }
+}
+
+fn incoming(broker: &Broker, message: Message) -> Option<Incoming> {
+    let Ok(Topic::Device { org, device, uplink }) = message.topic.parse::<Topic>() else { return None };
+    let is_birth = uplink == Uplink::Birth;
+    let connection = is_birth.then(|| broker.device_connection(&org, &device)).flatten();
+    let ip_address = connection.map(|info| info.peer.ip().to_canonical().to_string());
+    Some(Incoming { org, device, uplink, payload: message.payload, ip_address })
+}
+
+async fn correct_presence(app: &AppState, ingest: &Ingest, publisher: &ServicePublisher, name: DeviceName) {
+    tokio::time::sleep(PRESENCE_WAIT).await;
+    let Some(right) = ingest.presence_correction(&name).await else { return };
+    match codec::encode_named(&right) {
+        Ok(payload) => {
+            let topic = Topic::Device { org: name.0, device: name.1, uplink: Uplink::Presence };
+            publish(publisher, &topic, payload, QoS::AtLeastOnce, true).await;
+            app.metrics.add("fleet_presence_rewritten_total", 1);
+        }
+        Err(error) => tracing::error!(%error, "presence not encoded"),
+    }
+}

@@ -1,0 +1,52 @@
+//! The server's side of MQTT: takes what devices publish, answers with acknowledgements, keeps the retained views.
+
+pub mod ingest;
+pub mod views;
+
+use broker::{Broker, PrincipalKey, QoS, ServicePublisher};
+use bytes::Bytes;
+use protocol::{
+    message::{ServerStatus, rfc3339},
+    topic::Topic,
+};
+
+use crate::{app::AppState, auth::mqtt::LiveConnections};
+
+/// The embedded broker, as the rest of the server sees it.
+#[derive(Clone)]
+pub struct Embedded(pub Broker);
+
+impl LiveConnections for Embedded {
+    fn end(&self, who: &PrincipalKey) -> usize {
+        self.0.end_connections(who)
+    }
+
+    fn healthy(&self) -> bool {
+        self.0.healthy()
+    }
+}
+
+/// The broker's counters for `/metrics`.
+#[must_use]
+pub fn counters(broker: Broker) -> crate::metrics::Source {
+    let is_gauge =
+        |name: &str| name.starts_with("connections_") || name.starts_with("retained_") || name == "sessions";
+    Box::new(move || broker.counters().named().map(|(name, value)| (name, is_gauge(name), value)).collect())
+}
+
+/// Publishes, and logs what cannot be published: whatever matters is in the database and is sent again.
+async fn publish(publisher: &ServicePublisher, topic: &Topic, payload: Vec<u8>, qos: QoS, retain: bool) {
+    if let Err(error) = publisher.publish(topic.to_string(), Bytes::from(payload), qos, retain).await {
+        tracing::warn!(%topic, %error, "not published");
+    }
+}
+
+/// Tells everybody on `fleet/v1/server/{instance}` whether this server serves.
+pub async fn tell_status(app: &AppState, publisher: &ServicePublisher, online: bool, started_ms: i64) {
+    let status =
+        ServerStatus { online, version: env!("CARGO_PKG_VERSION").to_owned(), started: rfc3339(started_ms) };
+    let topic = Topic::Server { instance: app.config.instance.clone() };
+    // Three plain fields: this cannot fail.
+    let json = serde_json::to_vec(&status).unwrap_or_default();
+    publish(publisher, &topic, json, QoS::AtLeastOnce, true).await;
+}

@@ -1,0 +1,45 @@
+//! Which devices changed, and what their topics are called.
+
+use protocol::id::{DeviceId, OrgSlug};
+
+use super::{Store, StoreError, parse_column};
+use crate::values;
+
+/// What a device's topic is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The organisation's row.
+    pub org_id: String,
+    /// The organisation, as in topics.
+    pub org: OrgSlug,
+    /// The device, as in topics.
+    pub device: DeviceId,
+}
+
+/// The row ids of devices whose registration or description changed at or after `since` (ms since 1970), decommissioned
+/// ones included.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn changed_since(store: &Store, since: i64) -> Result<Vec<String>, StoreError> {
+    const SQL: &str = "SELECT id FROM devices WHERE updated_at >= ?1 OR decommissioned_at >= ?1";
+    store.query(SQL, values![since]).await?.iter().map(|row| row.text("id")).collect()
+}
+
+/// The names of a device, in service or not.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn names(store: &Store, device_id: &str) -> Result<Option<Names>, StoreError> {
+    const SQL: &str = "SELECT d.org_id, o.slug, d.device_id FROM devices d JOIN organizations o ON o.id = d.org_id \
+                       WHERE d.id = ?1";
+    let row = store.query_one(SQL, values![device_id]).await?;
+    row.map(|row| {
+        Ok(Names {
+            org_id: row.text("org_id")?,
+            org: parse_column(&row, "slug")?,
+            device: parse_column(&row, "device_id")?,
+        })
+    })
+    .transpose()
+}
