@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use ::broker::Transport;
+
 use crate::support::broker::{accounts_text, device, person, service};
 use crate::support::*;
 
@@ -88,13 +90,14 @@ fn people_with_the_same_client_id_are_not_in_each_others_way() {
 fn another_mqtt_version_is_refused_with_the_code_for_it() {
     let broker = TestBroker::start();
     let connect = person(Version::V311, "ada").encode();
-    // The form of 3.1.1 is the one that every client can read.
-    for level in [0, 3, 6, 127] {
+    // Older clients read the form of 3.1.1, newer ones that of 5.
+    let (old, new) = (&[kind::CONNACK, 2, 0, 1][..], &[kind::CONNACK, 3, 0, 0x84, 0][..]);
+    for (level, answer) in [(0, old), (3, old), (6, new), (127, new)] {
         let mut bytes = connect.clone();
         bytes[8] = level;
         let mut client = Client::silent(broker.address, Version::V311);
         client.send(bytes);
-        assert_eq!(client.wait_raw(PATIENCE).expect("closed"), [kind::CONNACK, 2, 0, 1], "level {level}");
+        assert_eq!(client.wait_raw(PATIENCE).expect("closed"), answer, "level {level}");
     }
     let mut old = Client::silent(broker.address, Version::V311);
     old.send(wire::packet(
@@ -240,4 +243,31 @@ fn a_replaced_file_of_credentials_counts_for_the_next_login() {
     let ended = broker.authenticator.replace(new);
     assert_eq!(ended.len(), 1);
     assert_eq!(code(&broker, &connect), 4);
+}
+
+#[test]
+fn credentials_over_plain_tcp_from_elsewhere_are_refused_unread() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let broker = TestBroker::start();
+    for version in BOTH {
+        for (peer, transport, expected) in [
+            ("192.0.2.7:5", Transport::Tcp, if version == Version::V5 { 0x87 } else { 5 }),
+            ("[2001:db8::7]:5", Transport::Tcp, if version == Version::V5 { 0x87 } else { 5 }),
+            ("[::ffff:127.0.0.1]:5", Transport::Tcp, 0),
+            ("192.0.2.7:5", Transport::Tls, 0),
+            ("192.0.2.7:5", Transport::WebSocket, 0),
+        ] {
+            let answer = broker.block_on(async {
+                let (mut near, far) = tokio::io::duplex(4096);
+                let gate = broker.broker.clone();
+                tokio::spawn(async move { gate.serve_stream(far, peer.parse().unwrap(), transport).await });
+                near.write_all(&device(version, "cam-1").encode()).await.unwrap();
+                let mut answer = [0; 4];
+                tokio::time::timeout(PATIENCE, near.read_exact(&mut answer)).await.unwrap().unwrap();
+                answer
+            });
+            assert_eq!(answer[3], expected, "{peer} {transport:?} {version:?}");
+        }
+    }
 }

@@ -197,8 +197,9 @@ fn an_allowed_publish_is_acknowledged_with_0_and_delivered() {
 }
 
 #[test]
-fn a_topic_unknown_in_a_devices_own_subtree_is_acknowledged_counted_and_kept_from_people() {
+fn a_topic_unknown_in_a_devices_own_subtree_is_acknowledged_counted_and_shown_to_services_alone() {
     let broker = TestBroker::start();
+    let mut watcher = watcher(&broker, 1);
     for version in BOTH {
         let mut admin = broker.person(version, "ada");
         assert_eq!(admin.subscribe(&["fleet/v1/acme/#"], 1), [1]);
@@ -208,6 +209,8 @@ fn a_topic_unknown_in_a_devices_own_subtree_is_acknowledged_counted_and_kept_fro
                 let mut publish = Publish::new(up("cam-1", leaf), "new").qos(qos, 0);
                 publish.retain = leaf == "telemetry";
                 assert_eq!(camera.publish(publish), 0);
+                let message = watcher.message();
+                assert_eq!((message.topic, message.retain), (up("cam-1", leaf), false));
             }
         }
         admin.expect_silence();

@@ -1,7 +1,7 @@
 //! A real broker on a real socket, and clients that may do anything to it.
 
 // Each test binary uses its own part of this.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unused_imports, unreachable_pub, missing_docs)]
 
 pub mod broker;
 pub mod client;
