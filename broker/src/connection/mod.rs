@@ -92,6 +92,8 @@ where
             drop(admission);
             Box::pin(live(gate, wire, peer, transport, accepted)).await;
         }
+        // Nothing to say, nothing to wait for.
+        None if wire.out.is_empty() => {}
         None => Box::pin(wire.close()).await,
     }
 }

@@ -414,6 +414,9 @@ async fn a_subscriber_that_falls_behind_the_log_is_told_by_the_counter_and_serve
     let (publisher, _service) = broker.service_link("fleetd", &[]).unwrap();
     let mut person = Client::connect(&broker, &OPERATOR).await;
     assert_eq!(person.subscribe(HEARTBEATS, 1).await, 1);
+    // What is lost is counted from the first message on.
+    publisher.publish(HEARTBEAT.to_owned(), Bytes::new(), QoS::AtMostOnce, false).await.unwrap();
+    person.message().await;
     for n in 0..2_000 {
         let payload = Bytes::from(format!("{n:0100}"));
         publisher.publish(HEARTBEAT.to_owned(), payload, QoS::AtLeastOnce, false).await.unwrap();

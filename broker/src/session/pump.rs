@@ -64,7 +64,7 @@ async fn hand_over(gate: &Gate, session: &Session, message: &Message) {
 pub(crate) struct Places(Vec<(Bytes, u64)>);
 
 impl Places {
-    /// How many messages were lost before this one. A link reads one log for each kind, whose name is the channel's end.
+    /// How many messages were lost between the last one of its kind and this one. A link reads one log for each kind, whose name is the channel's end.
     pub(crate) fn gap(&mut self, channel: &Bytes, offset: Option<u64>) -> u64 {
         let Some(offset) = offset else { return 0 };
         let start = channel.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
