@@ -53,13 +53,17 @@ pub(super) fn run(arguments: EnrollArguments, config_file: Option<&Path>) -> Exi
 fn report(enrolled: &Enrolled) {
     let Enrolled { device_id, org, status, file, overridden } = enrolled;
     say(&format!("This device is {device_id} of the organisation {org}. Written to {}.\n", file.display()));
-    if status == "awaiting_approval" {
-        say(
-            "Status: awaiting_approval. An admin has to approve it; until then it is seen and gets no commands.\n",
-        );
-    } else {
-        let clean: String = status.chars().filter(|c| !c.is_control()).take(40).collect();
-        say(&format!("Status: {clean}.\n"));
+    match status.as_str() {
+        "awaiting_approval" => {
+            say(
+                "Status: awaiting_approval. An admin has to approve it; until then it is seen and gets no commands.\n",
+            );
+        }
+        "offline" => say("Status: registered. It is online as soon as the agent has connected.\n"),
+        other => {
+            let clean: String = other.chars().filter(|c| !c.is_control()).take(40).collect();
+            say(&format!("Status: {clean}.\n"));
+        }
     }
     for key in overridden {
         eprintln!(
