@@ -44,7 +44,11 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
     match command {
         Command::Register { device_id, name, org } => {
             let registration = Registration::bare(&device_id, name.as_deref()).map_err(|errors| {
-                errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect::<Vec<_>>().join("; ")
+                errors
+                    .iter()
+                    .map(|error| format!("{}: {}", error.field, error.message))
+                    .collect::<Vec<_>>()
+                    .join("; ")
             })?;
             let outcome = with_store(config, |store, now_ms| async move {
                 let requester = Requester::Admin(find_org(&store, &org).await?);
@@ -53,7 +57,10 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
                 register_at(desk, &requester, &registration).await
             })?;
             let registered = outcome.registered;
-            eprintln!("registered {} of {}; its token, shown this once:", registered.device_id, registered.org.slug);
+            eprintln!(
+                "registered {} of {}; its token, shown this once:",
+                registered.device_id, registered.org.slug
+            );
             if let Some(token) = &registered.token {
                 println!("{}", token.expose());
             }

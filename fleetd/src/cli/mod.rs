@@ -1,8 +1,14 @@
 //! The command line.
 
+mod database;
 mod decode;
+mod device;
+mod enrollment_key;
+mod org;
+mod password;
 mod serve;
 mod systemd;
+mod user;
 
 use std::{
     io::{self, Write},
@@ -29,6 +35,18 @@ pub struct Cli {
 enum Command {
     /// Run the server: HTTP, the MQTT broker and the database, in the foreground.
     Serve,
+    /// People who sign in to the dashboard, the API and MQTT.
+    #[command(subcommand)]
+    User(user::Command),
+    /// Organisations.
+    #[command(subcommand)]
+    Org(org::Command),
+    /// Devices.
+    #[command(subcommand)]
+    Device(device::Command),
+    /// Keys with which devices register themselves.
+    #[command(subcommand)]
+    EnrollmentKey(enrollment_key::Command),
     /// Print an MQTT message as JSON, whatever its encoding.
     Decode(decode::Arguments),
     /// Print a completion script for a shell.
@@ -58,6 +76,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let config = || Config::load(cli.config.as_deref(), |name| std::env::var(name).ok());
     match cli.command {
         Command::Serve => Ok(serve::run(config()?)?),
+        Command::User(command) => user::run(command, &config()?),
+        Command::Org(command) => org::run(command, &config()?),
+        Command::Device(command) => device::run(command, &config()?),
+        Command::EnrollmentKey(command) => enrollment_key::run(command, &config()?),
         Command::Decode(arguments) => Ok(decode::run(&arguments, &mut io::stdout().lock())?),
         Command::Completion { shell } => {
             let mut script = Vec::new();

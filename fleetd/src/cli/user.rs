@@ -58,10 +58,18 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
             let user = with_store(config, |store, now_ms| async move {
                 accounts::add_user(&store, new, password, now_ms).await
             })?;
-            println!("added {} as {} of {} (MQTT name {}/{})", user.email.as_str(), user.role, user.org.slug, user.org.slug, user.username);
+            println!(
+                "added {} as {} of {} (MQTT name {}/{})",
+                user.email.as_str(),
+                user.role,
+                user.org.slug,
+                user.org.slug,
+                user.username
+            );
         }
         Command::List { org } => {
-            let found = with_store(config, |store, _| async move { Ok(users::all(&store, org.as_ref()).await?) })?;
+            let found =
+                with_store(config, |store, _| async move { Ok(users::all(&store, org.as_ref()).await?) })?;
             let rows: Vec<_> = found
                 .iter()
                 .map(|user| {

@@ -82,7 +82,8 @@ async fn roll_ups_come_to_what_the_heartbeats_come_to_however_often_the_aggregat
         bench.live_through(11).await;
         aggregator::step(&bench.app).await.unwrap();
         let (first, second) = tokio::join!(aggregator::step(&bench.app), aggregator::step(&bench.app));
-        (first.unwrap(), second.unwrap());
+        first.unwrap();
+        second.unwrap();
     }
     let points = heartbeats::points(&bench.app.store, &bench.key, 0, i64::MAX / 2, false).await.unwrap();
     assert_eq!(points.len(), 66);
