@@ -12,8 +12,6 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
@@ -42,11 +40,15 @@ pub enum RunError {
     },
 }
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT; not at all if the configuration says `FLEET_ENABLED=false`.
 ///
 /// # Errors
 /// It could not start.
 pub fn run(config: Config) -> Result<(), RunError> {
+    if !config.enabled {
+        tracing::info!("FLEET_ENABLED is false: the agent does not run");
+        return Ok(());
+    }
     let kernel = Kernel::open()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -64,29 +66,12 @@ async fn main(config: Config, kernel: Kernel) -> Result<(), RunError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    if !config.enabled {
-        tracing::info!(
-            "FLEET_ENABLED is false: this agent does nothing until that changes and it is restarted"
-        );
-        idle(service, &mut stop).await;
-        return Ok(());
-    }
     let mut agent = Agent::start(config, kernel, service).await?;
     service.ready();
     agent.turn_until(&mut stop).await;
     service.stopping();
     agent.stop().await;
     Ok(())
-}
-
-async fn idle(service: ServiceManager, stop: &mut Stop) {
-    service.ready();
-    service.status("disabled by FLEET_ENABLED");
-    let interval = service.watchdog_interval().unwrap_or(Duration::from_secs(3600));
-    while tokio::time::timeout(interval, stop.asked()).await.is_err() {
-        service.watchdog();
-    }
-    service.stopping();
 }
 
 /// The wish of the system or a person that the agent should end.
