@@ -105,8 +105,9 @@ where
         ConnectError::Version(level) => {
             gate.counters.refused_version.one();
             tracing::info!(%peer, level, "connection refused: neither MQTT 3.1.1 nor 5");
-            // The oldest form is the one that every client can read.
-            encode::connack_refused(&mut wire.out, Version::V311, Reason::UnsupportedProtocolVersion, "");
+            // A client of a later version reads the form of 5, an earlier one that of 3.1.1. Bridges set the high bit.
+            let version = if level & 0x7f > 5 { Version::V5 } else { Version::V311 };
+            encode::connack_refused(&mut wire.out, version, Reason::UnsupportedProtocolVersion, "");
         }
         ConnectError::Decode(version, error) => {
             gate.counters.refused_handshake.one();
