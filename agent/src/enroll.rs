@@ -76,13 +76,13 @@ pub enum EnrollError {
     Http(#[from] HttpError),
     /// 401: nobody knows the key.
     #[error(
-        "the server does not know this enrolment key{0}. Ask an admin for a new one (fleetd enrollment-key add)"
+        "the server does not accept this enrolment key{0}. Copy it again, whole, or ask an admin for a new one \
+         (fleetd enrollment-key add)"
     )]
     KeyUnknown(String),
     /// 403: the key may not be used, or not in this way.
     #[error(
-        "the server refuses{0}. If the key is used up or expired, ask an admin for a new one; if the address is http://, \
-         use https://"
+        "the server refuses{0}. Run this again with a new key, or with https:// where the address is http://"
     )]
     Forbidden(String),
     /// 404: there is no fleet server at this address.
@@ -92,8 +92,8 @@ pub enum EnrollError {
     NotFound(String),
     /// 409: the id belongs to somebody.
     #[error(
-        "the server has the id {id} already{detail}. If this is the same device, ask an admin to allow its \
-         re-enrolment and run the same command again; if not, give it another id with --device-id"
+        "the server does not give this device the id {id}{detail}. Once an admin has allowed the re-enrolment, run the \
+         same command again; for another device choose another id with --device-id"
     )]
     Taken {
         /// The id.

@@ -147,13 +147,10 @@ fn a_refusal_by_another_server_leaves_the_enrolment_in_force_as_it_is() {
 fn every_refusal_says_what_to_do_and_never_shows_the_key() {
     let html = "<html>Welcome to our Wi-Fi</html>";
     let cases = [
-        (problem(401, "unknown"), "does not know this enrolment key: unknown. Ask an admin for a new one"),
-        (problem(403, "used up"), "refuses: used up. If the key is used up"),
+        (problem(401, "unknown"), "does not accept this enrolment key: unknown. Copy it again"),
+        (problem(403, "used up"), "refuses: used up. Run this again with a new key"),
         (problem(404, "no"), "there is no fleet server at"),
-        (
-            problem(409, "taken"),
-            "has the id studio-1 already: taken. If this is the same device, ask an admin",
-        ),
+        (problem(409, "taken"), "the id studio-1: taken. Once an admin has allowed"),
         (
             response(
                 422,
