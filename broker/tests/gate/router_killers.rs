@@ -152,6 +152,21 @@ fn a_backlogged_client_that_says_goodbye_takes_nobody_with_it() {
 }
 
 #[test]
+fn a_goodbye_never_ends_the_client_that_comes_next() {
+    let broker = TestBroker::start();
+    for round in 0..300 {
+        let version = BOTH[round % 2];
+        let with_id = |id: String| Connect { client_id: id, ..person(version, "ada") };
+        let mut first = Client::connect(broker.address, &with_id(format!("first-{round}")));
+        first.send([kind::DISCONNECT, 0]);
+        first.stream().shutdown(std::net::Shutdown::Write).unwrap();
+        let mut next = Client::connect(broker.address, &with_id(format!("next-{round}")));
+        next.ping();
+    }
+    broker.assert_serves_others();
+}
+
+#[test]
 fn a_tcp_reset_right_after_connect_repeated_leaves_the_broker_alive() {
     let broker = TestBroker::start();
     for version in BOTH {

@@ -136,6 +136,25 @@ fn an_mqtt_5_session_ends_when_its_expiry_has_passed() {
 }
 
 #[test]
+fn a_clean_start_with_an_expiry_begins_a_session_that_lasts() {
+    let broker = TestBroker::start();
+    let connect =
+        |clean| Connect { clean, ..person(Version::V5, "ada").property(property::session_expiry(600)) };
+    for _ in 0..2 {
+        let (mut reader, present) = resume(&broker, &connect(true));
+        assert!(!present);
+        assert_eq!(reader.subscribe(&[VIEWS], 1), [1]);
+        reader.disconnect();
+        let mut service = broker.service(Version::V5);
+        assert_eq!(service.publish(Publish::new(VIEW, "meanwhile").qos(1, 0)), 0);
+        let (mut reader, present) = resume(&broker, &connect(false));
+        assert!(present);
+        assert_eq!(reader.message().text(), "meanwhile");
+        reader.expect_silence();
+    }
+}
+
+#[test]
 fn a_session_without_expiry_ends_with_the_connection() {
     let broker = TestBroker::start();
     let connect = Connect { clean: false, ..person(Version::V5, "ada") };

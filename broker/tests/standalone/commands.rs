@@ -109,3 +109,13 @@ fn help_names_every_command_and_a_wrong_one_is_refused() {
     let version = output(fleet_broker(&["--version"]), "");
     assert!(String::from_utf8(version.stdout).unwrap().starts_with("fleet-broker "));
 }
+
+#[test]
+fn the_service_unit_starts_it_with_a_command_that_it_knows() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/deb/fleet-broker.service");
+    let unit = std::fs::read_to_string(path).unwrap();
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/fleet-broker")).unwrap();
+    let arguments: Vec<&str> = start.split_whitespace().collect();
+    assert_eq!(arguments[..1], ["run"]);
+    assert!(output(fleet_broker(&[&arguments[..], &["--help"]].concat()), "").status.success());
+}
