@@ -208,7 +208,8 @@ async fn live<S>(
         end = client.run() => end,
     };
     place.keep = client.session_expiry();
-    if matches!(end, End::Left { with_will: false }) {
+    // A server that stops knows nothing about its clients: they are there, and will be back.
+    if matches!(end, End::Left { with_will: false } | End::Kicked(Kick::ShuttingDown)) {
         place.will = None;
     }
     count_end(&gate, &end);
