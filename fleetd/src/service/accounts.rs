@@ -50,6 +50,13 @@ pub async fn add_user(store: &Store, new: NewUser, password: Secret, now_ms: i64
         Error::field("username", "none can be made from the e-mail address; give one with --username")
     })?;
     let org = find_org(store, &new.org).await?;
+    let taken = |email: &Email| {
+        Error::Conflict(format!("there is already an account with the address {}", email.as_str()))
+    };
+    // The name space would refuse it as well, but with less to go by.
+    if users::by_email(store, &new.email).await?.is_some() {
+        return Err(taken(&new.email));
+    }
     let hash = tokio::task::spawn_blocking(move || password::hash_blocking(&password))
         .await
         .map_err(Error::internal)?
