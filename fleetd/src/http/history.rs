@@ -69,8 +69,8 @@ fn read_heartbeat(body: Value) -> Result<HeartbeatJson, Problem> {
         ts: ts.unwrap_or_default(),
         version: field(&mut body, "version", &mut errors),
         uptime_seconds: field(&mut body, "uptime_seconds", &mut errors),
-        metrics: field::<HeartbeatMetrics>(&mut body, "metrics", &mut errors).unwrap_or_default(),
-        status: field::<HeartbeatStatus>(&mut body, "status", &mut errors).unwrap_or_default(),
+        metrics: object::<HeartbeatMetrics>(&mut body, "metrics", &mut errors).unwrap_or_default(),
+        status: object::<HeartbeatStatus>(&mut body, "status", &mut errors).unwrap_or_default(),
         errors: field(&mut body, "errors", &mut errors).unwrap_or_default(),
     };
     if errors.is_empty() { Ok(heartbeat) } else { Err(Problem::invalid(errors)) }
@@ -85,6 +85,19 @@ fn field<T: DeserializeOwned>(
     serde_json::from_value(value)
         .map_err(|e| errors.push(FieldError { field: name.to_owned(), message: e.to_string() }))
         .ok()
+}
+
+/// A field that is an object: the JSON reader would take a list of its values in order as well.
+fn object<T: DeserializeOwned>(
+    body: &mut Map<String, Value>,
+    name: &str,
+    errors: &mut Vec<FieldError>,
+) -> Option<T> {
+    if body.get(name).is_some_and(|value| !value.is_object()) {
+        errors.push(FieldError { field: name.to_owned(), message: "an object is expected".to_owned() });
+        return None;
+    }
+    field(body, name, errors)
 }
 
 /// Takes the nulls out of objects; the depth is bounded by the JSON reader.

@@ -114,6 +114,8 @@ pub struct Outcome {
     pub registered: Registered,
     /// The row that changed; none for a repetition.
     pub changed: Option<DeviceRowId>,
+    /// Whether an older token has died, with which somebody may be connected.
+    pub replaced: bool,
 }
 
 /// Registers a device in the running server: ends the connections made with a token that has died.
@@ -128,8 +130,10 @@ pub async fn register(
 ) -> Result<Registered, Error> {
     let desk = Desk { store: &app.store, now_ms: app.clock.now_ms(), source: &app.instance, context };
     let outcome = register_at(desk, requester, registration).await?;
-    if let Some(row) = &outcome.changed {
+    if outcome.replaced {
         app.end_device(&outcome.registered.org.slug, &outcome.registered.device_id);
+    }
+    if let Some(row) = &outcome.changed {
         app.views.mark(row.as_str());
     }
     Ok(outcome.registered)
@@ -182,7 +186,7 @@ async fn attempt(
     let row = match (decision, device) {
         (Decision::Repeat, Some(device)) => {
             let registered = answer(store, org, &device.id, None).await?;
-            return Ok(Some(Outcome { registered, changed: None }));
+            return Ok(Some(Outcome { registered, changed: None, replaced: false }));
         }
         (Decision::Create, _) => {
             check_room(store, org).await?;
@@ -259,7 +263,8 @@ async fn attempt(
         Err(error) => return Err(error.into()),
     }
     let registered = answer(store, org, row_id, made.map(|made| made.text)).await?;
-    Ok(Some(Outcome { registered, changed: Some(row_id.clone()) }))
+    let replaced = matches!(row, NewOrKnown::Known(_));
+    Ok(Some(Outcome { registered, changed: Some(row_id.clone()), replaced }))
 }
 
 const GONE: Error = Error::Unauthorized("the enrolment key was taken back");
