@@ -1,6 +1,12 @@
 //! `fleetd serve`: opens everything, runs it, and ends it in order.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use broker::{Broker, BrokerError, Limits};
 use serde::Serialize;
@@ -20,6 +26,9 @@ use crate::{
 
 /// How long tasks may take to end once they were told to.
 const STOP_TIME: Duration = Duration::from_secs(15);
+
+/// How long subscribers have to receive the server's goodbye before their connections end.
+const GOODBYE_TIME: Duration = Duration::from_millis(300);
 
 /// Why the server does not start, or stops by itself.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +94,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let clock = Clock::system();
     make_data_dir(&config.data_dir)?;
     let lock = DataLock::acquire(&config.data_dir)?;
-    let store = Store::open(&config.database, Some(&lock))?;
+    let database_lock = lock_database(&config)?;
+    let store = Store::open(&config.database, Some(database_lock.as_ref().unwrap_or(&lock)))?;
     let auth = AuthState::open(&config, &clock)?;
     let app = Arc::new(AppState::new(store, config, clock, auth));
 
@@ -120,8 +130,20 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let ended = running.until_told().await;
     systemd::tell("STOPPING", "1");
     running.stop().await;
-    drop(lock);
+    drop((database_lock, lock));
     ended
+}
+
+/// A database outside of the data folder has a lock of its own beside it: two folders must not share it.
+fn lock_database(config: &Config) -> Result<Option<DataLock>, LockError> {
+    let same = |a: &Path, b: &Path| match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    };
+    match config.database.parent() {
+        Some(folder) if !same(folder, &config.data_dir) => DataLock::acquire(folder).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// A new database gets the account that the configuration names; without one nobody could sign in.
@@ -194,7 +216,7 @@ impl Running {
         ingest.spawn(mqtt::ingest::run(
             app.clone(),
             broker.clone(),
-            way_in,
+            way_in.clone(),
             subscriber,
             publisher.clone(),
             ingest_stopped,
@@ -204,7 +226,7 @@ impl Running {
         watch.spawn(revocations::watch(app.clone()));
         let mut tasks = JoinSet::new();
         worker::start(&app, &stopped, &mut tasks);
-        tasks.spawn(mqtt::views::run(app.clone(), publisher.clone(), stopped.clone()));
+        tasks.spawn(mqtt::views::run(app.clone(), way_in, publisher.clone(), stopped.clone()));
         mqtt::tell_status(&app, &publisher, true, started_ms).await;
         // Listening begins when the way in stands, so that no device talks to nobody.
         if let Some(listener) = mqtt {
@@ -254,6 +276,7 @@ impl Running {
     async fn stop(mut self) {
         tracing::info!("stopping");
         mqtt::tell_status(&self.app, &self.publisher, false, self.started_ms).await;
+        tokio::time::sleep(GOODBYE_TIME).await;
         self.watch.abort_all();
         self.stop.send_replace(true);
         self.broker.shutdown().await;

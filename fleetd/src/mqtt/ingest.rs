@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use broker::{Broker, Message, QoS, ServicePublisher, ServiceSubscriber};
 use protocol::{
     codec,
-    topic::{Downlink, Topic, Uplink, uplink_filter},
+    topic::{Topic, Uplink, uplink_filter},
 };
 use tokio::sync::watch;
 
-use super::publish;
+use super::{acknowledge, publish};
 use crate::{
     app::AppState,
     service::ingest::{DeviceName, Incoming, Ingest, Reply},
@@ -56,13 +56,7 @@ pub async fn run(
         }
         for reply in ingest.take(batch).await {
             match reply {
-                Reply::Ack((org, device), ack) => {
-                    let topic = Topic::ToDevice { org, device, downlink: Downlink::Ack };
-                    match codec::encode_named(&ack) {
-                        Ok(payload) => publish(&publisher, &topic, payload, QoS::AtMostOnce, false).await,
-                        Err(error) => tracing::error!(%topic, %error, "acknowledgement not encoded"),
-                    }
-                }
+                Reply::Ack(name, ack) => acknowledge(&publisher, name, &ack).await,
                 Reply::Changed(device_id) => app.views.mark(&device_id),
                 Reply::CheckPresence(name) => {
                     let (app, ingest, publisher) = (app.clone(), ingest.clone(), publisher.clone());

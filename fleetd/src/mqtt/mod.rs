@@ -6,11 +6,12 @@ pub mod views;
 use broker::{Broker, PrincipalKey, QoS, ServicePublisher};
 use bytes::Bytes;
 use protocol::{
-    message::{ServerStatus, rfc3339},
-    topic::Topic,
+    codec,
+    message::{Ack, ServerStatus, rfc3339},
+    topic::{Downlink, Topic},
 };
 
-use crate::{app::AppState, auth::mqtt::LiveConnections};
+use crate::{app::AppState, auth::mqtt::LiveConnections, service::ingest::DeviceName};
 
 /// The embedded broker, as the rest of the server sees it.
 #[derive(Clone)]
@@ -38,6 +39,15 @@ pub fn counters(broker: Broker) -> crate::metrics::Source {
 async fn publish(publisher: &ServicePublisher, topic: &Topic, payload: Vec<u8>, qos: QoS, retain: bool) {
     if let Err(error) = publisher.publish(topic.to_string(), Bytes::from(payload), qos, retain).await {
         tracing::warn!(%topic, %error, "not published");
+    }
+}
+
+/// Tells a device what is committed. If it is not there, the next birth is answered with the same.
+async fn acknowledge(publisher: &ServicePublisher, (org, device): DeviceName, ack: &Ack) {
+    let topic = Topic::ToDevice { org, device, downlink: Downlink::Ack };
+    match codec::encode_named(ack) {
+        Ok(payload) => publish(publisher, &topic, payload, QoS::AtMostOnce, false).await,
+        Err(error) => tracing::error!(%topic, %error, "acknowledgement not encoded"),
     }
 }
 

@@ -13,10 +13,11 @@ use broker::{QoS, ServicePublisher};
 use protocol::topic::Topic;
 use tokio::sync::watch;
 
-use super::publish;
+use super::{acknowledge, publish};
 use crate::{
     app::{AppState, Worker},
     domain::org::OrgId,
+    service::ingest::Ingest,
     store::{StoreError, summaries, views},
     worker,
 };
@@ -29,14 +30,19 @@ const GATHER: Duration = Duration::from_millis(200);
 const OVERLAP_MS: i64 = 5_000;
 
 /// Runs until `stop` turns true.
-pub async fn run(app: Arc<AppState>, publisher: ServicePublisher, stop: watch::Receiver<bool>) {
+pub async fn run(
+    app: Arc<AppState>,
+    ingest: Arc<Ingest>,
+    publisher: ServicePublisher,
+    stop: watch::Receiver<bool>,
+) {
     let seen_until = Arc::new(AtomicI64::new(i64::MIN));
     worker::run(app, stop, Worker::Views, EVERY, move |app| {
-        let (publisher, seen_until) = (publisher.clone(), seen_until.clone());
+        let (ingest, publisher, seen_until) = (ingest.clone(), publisher.clone(), seen_until.clone());
         async move {
             let now = app.clock.now_ms();
             let mut changed = app.views.take();
-            match step(&app, &publisher, &mut changed, seen_until.load(Ordering::Relaxed)).await {
+            match step(&app, &ingest, &publisher, &mut changed, seen_until.load(Ordering::Relaxed)).await {
                 Ok(()) => {
                     seen_until.store(now - OVERLAP_MS, Ordering::Relaxed);
                     tokio::time::sleep(GATHER).await;
@@ -56,6 +62,7 @@ pub async fn run(app: Arc<AppState>, publisher: ServicePublisher, stop: watch::R
 
 async fn step(
     app: &AppState,
+    ingest: &Ingest,
     publisher: &ServicePublisher,
     changed: &mut std::collections::BTreeSet<String>,
     since: i64,
@@ -63,9 +70,15 @@ async fn step(
     changed.extend(views::changed_since(&app.store, since).await?);
     for device_id in changed.iter() {
         let Some(names) = views::names(&app.store, device_id).await? else { continue };
+        let name = (names.org.clone(), names.device.clone());
         let topic = Topic::View { org: names.org, device: names.device };
         let payload = match summaries::one(&app.store, &OrgId::new(names.org_id), device_id).await? {
-            Some(summary) => serde_json::to_vec(&summary).unwrap_or_default(),
+            Some(summary) => {
+                if let Some(ack) = ingest.target_is(&name, summary.target_version.as_deref()).await {
+                    acknowledge(publisher, name, &ack).await;
+                }
+                serde_json::to_vec(&summary).unwrap_or_default()
+            }
             // An empty retained message clears the topic.
             None => Vec::new(),
         };

@@ -8,7 +8,10 @@
 mod tests;
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::{AtomicI64, Ordering},
+};
 
 use bytes::Bytes;
 use protocol::{
@@ -41,6 +44,9 @@ const LANES_MAX: usize = 20_000;
 const TIME_EVERY_MS: i64 = 3_600_000;
 /// How often a device's batch is decided anew after a lost compare-and-swap.
 const TRIES: usize = 3;
+
+/// Unreadable messages are logged at most this often, in ms.
+const COMPLAIN_EVERY_MS: i64 = 10_000;
 
 /// Which device, by the names in its topics.
 pub type DeviceName = (OrgSlug, DeviceId);
@@ -87,6 +93,7 @@ pub struct Ingest {
     clock: Clock,
     metrics: Metrics,
     inner: Mutex<Inner>,
+    next_complaint_at: AtomicI64,
 }
 
 #[derive(Default)]
@@ -146,7 +153,13 @@ impl Ingest {
     /// The way into this store.
     #[must_use]
     pub fn new(store: Store, clock: Clock, metrics: Metrics) -> Self {
-        Self { store, clock, metrics, inner: Mutex::new(Inner::default()) }
+        Self {
+            store,
+            clock,
+            metrics,
+            inner: Mutex::new(Inner::default()),
+            next_complaint_at: AtomicI64::new(0),
+        }
     }
 
     /// Takes a batch of messages, in the order in which they came, and answers after the commit.
@@ -356,9 +369,36 @@ impl Ingest {
         self.inner.lock().await.lanes.get(name).and_then(|loaded| loaded.lane.presence_correction())
     }
 
+    /// Notes the version that a device should have; gives what to tell it, if that is news to it.
+    pub async fn target_is(&self, name: &DeviceName, target: Option<&str>) -> Option<Ack> {
+        let mut inner = self.inner.lock().await;
+        let loaded = inner.lanes.get_mut(name)?;
+        if loaded.target_version.as_deref() == target {
+            return None;
+        }
+        loaded.target_version = target.map(str::to_owned);
+        Some(Ack {
+            state_id: loaded.lane.born.as_ref()?.birth.state_id,
+            ranges: loaded.lane.committed.clone(),
+            commands_pending: None,
+            target_version: loaded.target_version.clone(),
+            server_time: None,
+        })
+    }
+
     fn malformed(&self, message: &Incoming, reason: &str) {
         self.metrics.add_labelled("fleet_messages_malformed_total", "topic", message.uplink.as_str(), 1);
-        tracing::debug!(org = %message.org, device = %message.device, topic = %message.uplink, reason, "unreadable message");
+        self.complain(&(message.org.clone(), message.device.clone()), message.uplink, reason);
+    }
+
+    /// Logs an unreadable message, one at a time: a device with a fault sends many.
+    fn complain(&self, (org, device): &DeviceName, uplink: Uplink, reason: &str) {
+        let now = self.clock.now_ms();
+        let next = self.next_complaint_at.load(Ordering::Relaxed);
+        if now >= next && self.next_complaint_at.swap(now + COMPLAIN_EVERY_MS, Ordering::Relaxed) == next {
+            let reason: String = reason.chars().take(200).collect();
+            tracing::warn!(%org, %device, topic = %uplink, reason, "unreadable message; more are counted in /metrics");
+        }
     }
 
     fn count(&self, name: &DeviceName, uplink: Uplink, taken: &Taken) {
@@ -368,7 +408,7 @@ impl Ingest {
         self.metrics.add("fleet_records_gaps_total", taken.gaps);
         if let Some(reason) = &taken.malformed {
             self.metrics.add_labelled("fleet_messages_malformed_total", "topic", uplink.as_str(), 1);
-            tracing::debug!(org = %name.0, device = %name.1, topic = %uplink, reason, "unreadable message");
+            self.complain(name, uplink, reason);
         }
         let poison = taken.stored.iter().filter(|stored| matches!(stored, Stored::Poison { .. })).count();
         self.metrics.add("fleet_records_poison_total", poison as u64);

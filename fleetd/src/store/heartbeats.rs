@@ -3,13 +3,18 @@
 //! A table is only appended to while its day lasts, gets an index by device when the day is over (sealed), and is
 //! dropped whole when its retention is. Nothing is ever deleted row by row.
 
+use std::collections::BTreeMap;
+
 use protocol::message::{HeartbeatJson, HeartbeatMetrics, HeartbeatStatus, rfc3339};
 use serde::Serialize;
 
-use super::{Row, Statement, Store, StoreError, Value, device_state::DeviceKey, dialect::ROW_NUMBER};
+use super::{
+    Row, Statement, Store, StoreError, Value, device_state::DeviceKey, dialect::ROW_NUMBER,
+    rollups::read_rollup,
+};
 use crate::{
     domain::{
-        rollup::{DAY_MS, Point},
+        rollup::{DAY_MS, METRICS, Point, Rollup},
         sample::Sample,
     },
     values,
@@ -264,33 +269,48 @@ fn point(row: &Row) -> Result<Point, StoreError> {
     })
 }
 
-/// What was taken of a device in `from ≤ taken_at < to` (ms), from the raw heartbeats. `only_new`: only those that are
-/// not in the roll-ups yet.
+/// What was taken of a device in `from ≤ taken_at < to` (ms), added up by periods of `step_ms`, from the raw heartbeats.
+/// `only_new`: only those that are not in the roll-ups yet.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn points(
+pub async fn by_period(
     store: &Store,
     key: &DeviceKey,
     from: i64,
     to: i64,
+    step_ms: i64,
     only_new: bool,
-) -> Result<Vec<Point>, StoreError> {
-    let mut points = Vec::new();
-    // Nothing is taken after it arrived, so that earlier days hold nothing of the period; later ones may.
+) -> Result<BTreeMap<i64, Rollup>, StoreError> {
+    // Added up by the database: a device with an interval of a second has a million rows.
+    let period = "(taken_at / ?5) * ?5";
+    let mut sums = format!(
+        "{period} AS starts_at, count(*) AS samples, \
+         CAST(sum(recording_active * interval_seconds) * 1000 AS BIGINT) AS recording_ms, \
+         CAST(sum(mixer_active * interval_seconds) * 1000 AS BIGINT) AS mixer_ms"
+    );
+    for metric in METRICS {
+        sums.push_str(&format!(
+            ", count({metric}) AS {metric}_n, sum({metric}) AS {metric}_sum, min({metric}) AS {metric}_min, \
+             max({metric}) AS {metric}_max"
+        ));
+    }
+    let mut periods: BTreeMap<i64, Rollup> = BTreeMap::new();
+    // Nothing is taken after it arrived, so that earlier days hold nothing of the span; later ones may.
     for info in days(store).await?.iter().filter(|info| info.day >= Day::of(from)) {
         let after = if only_new { info.aggregated_id } else { 0 };
         let sql = format!(
-            "SELECT {POINT_COLUMNS} FROM {} WHERE device_id = ?1 AND org_id = ?2 AND taken_at >= ?3 AND taken_at < ?4 \
-             AND id > ?5",
+            "SELECT {sums} FROM {} WHERE device_id = ?1 AND org_id = ?2 AND taken_at >= ?3 AND taken_at < ?4 AND id > ?6 \
+             GROUP BY {period}",
             info.day.table()
         );
-        let params = values![key.device_id.as_str(), key.org_id.as_str(), from, to, after];
+        let params = values![key.device_id.as_str(), key.org_id.as_str(), from, to, step_ms.max(1), after];
         for row in store.query(sql, params).await? {
-            points.push(point(&row)?);
+            let (starts_at, rollup) = read_rollup(&row)?;
+            periods.entry(starts_at).or_default().merge(&rollup);
         }
     }
-    Ok(points)
+    Ok(periods)
 }
 
 /// The next heartbeats of a day that are not in the roll-ups, in order of arrival, and the number of the last one.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Row, Statement, Store, StoreError, Value, device_state::DeviceKey, heartbeats};
 use crate::{
-    domain::rollup::{DAY_MS, HOUR_MS, METRICS, Rollup, Spread, by_period, period_start},
+    domain::rollup::{DAY_MS, HOUR_MS, METRICS, Rollup, Spread, period_start},
     values,
 };
 
@@ -79,7 +79,8 @@ pub fn add(grain: Grain, key: &DeviceKey, starts_at: i64, rollup: &Rollup) -> St
     Statement::new(sql, params)
 }
 
-fn read(row: &Row) -> Result<(i64, Rollup), StoreError> {
+/// A roll-up with its beginning, from columns named as in the tables.
+pub(super) fn read_rollup(row: &Row) -> Result<(i64, Rollup), StoreError> {
     let mut rollup = Rollup {
         samples: row.int("samples")?,
         recording_ms: row.int("recording_ms")?,
@@ -139,8 +140,7 @@ pub async fn series(
     let step = (step + 999) / 1000 * 1000;
     let has_raw = from >= now_ms - i64::from(raw_days) * DAY_MS;
     if has_raw && (span <= RAW_SPAN_MS || step < HOUR_MS) {
-        let points = heartbeats::points(store, key, from, to, false).await?;
-        return Ok(total(step, by_period(&points, step)));
+        return Ok(total(step, heartbeats::by_period(store, key, from, to, step, false).await?));
     }
     let grain = if step >= DAY_MS { Grain::Daily } else { Grain::Hourly };
     let period = grain.period_ms();
@@ -148,8 +148,7 @@ pub async fn series(
     // Heartbeats that the aggregator takes over between two reads would be missing or counted twice: then read again.
     let mut days = heartbeats::days(store).await?;
     for _ in 0..READS_MAX {
-        let tail = heartbeats::points(store, key, from, to, true).await?;
-        let mut periods = by_period(&tail, step);
+        let mut periods = heartbeats::by_period(store, key, from, to, step, true).await?;
         for (starts_at, rollup) in stored(store, grain, key, period_start(from, period), to).await? {
             periods.entry(period_start(starts_at, step)).or_default().merge(&rollup);
         }
@@ -178,7 +177,7 @@ pub async fn stored(
         grain.table()
     );
     let params = values![key.device_id.as_str(), key.org_id.as_str(), from, to];
-    store.query(sql, params).await?.iter().map(read).collect()
+    store.query(sql, params).await?.iter().map(read_rollup).collect()
 }
 
 fn total(step_ms: i64, points: BTreeMap<i64, Rollup>) -> Series {

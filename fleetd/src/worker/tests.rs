@@ -12,7 +12,7 @@ use crate::{
     store::{
         Statement, Store,
         device_state::{self, DeviceKey},
-        heartbeats::{self, Day},
+        heartbeats::{self, Day, DayInfo},
         rollups::{self, Grain},
     },
     values,
@@ -85,15 +85,21 @@ async fn roll_ups_come_to_what_the_heartbeats_come_to_however_often_the_aggregat
         first.unwrap();
         second.unwrap();
     }
-    let points = heartbeats::points(&bench.app.store, &bench.key, 0, i64::MAX / 2, false).await.unwrap();
-    assert_eq!(points.len(), 66);
-    for grain in [Grain::Hourly, Grain::Daily] {
-        let naive: Vec<_> = by_period(&points, grain.period_ms()).into_iter().collect();
-        assert_eq!(bench.stored(grain).await, naive);
+    let mut points = Vec::new();
+    for info in heartbeats::days(&bench.app.store).await.unwrap() {
+        let all = DayInfo { aggregated_id: 0, ..info };
+        let (rows, _) = heartbeats::not_aggregated(&bench.app.store, all, 1000).await.unwrap();
+        points.extend(rows.into_iter().map(|(_, point)| point));
     }
-    assert!(
-        heartbeats::points(&bench.app.store, &bench.key, 0, i64::MAX / 2, true).await.unwrap().is_empty()
-    );
+    assert_eq!(points.len(), 66);
+    let raw =
+        |step, only_new| heartbeats::by_period(&bench.app.store, &bench.key, 0, i64::MAX / 2, step, only_new);
+    for grain in [Grain::Hourly, Grain::Daily] {
+        let naive = by_period(&points, grain.period_ms());
+        assert_eq!(bench.stored(grain).await, naive.clone().into_iter().collect::<Vec<_>>());
+        assert_eq!(raw(grain.period_ms(), false).await.unwrap(), naive, "as the database adds up");
+    }
+    assert!(raw(HOUR_MS, true).await.unwrap().is_empty(), "all of it is in the roll-ups");
 }
 
 #[tokio::test]
