@@ -39,6 +39,7 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) fn start(limits: Limits, auth: Arc<dyn Authenticator>) -> Result<Arc<Gate>, RouterGone> {
+        let limits = limits.workable();
         let router = Router::start(&limits)?;
         let gate = Arc::new(Gate {
             auth,

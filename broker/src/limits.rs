@@ -68,6 +68,27 @@ pub struct Limits {
     pub log_segments: usize,
 }
 
+/// The longest time that a session or a will is kept, whatever is asked for.
+const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
+
+impl Limits {
+    /// Values that cannot work, brought to the nearest that do: a window of at least one message, a log of at least
+    /// one segment of 1 KiB, times of at most a year, packets as MQTT can have them.
+    pub(crate) fn workable(self) -> Limits {
+        Limits {
+            packet_bytes: self.packet_bytes.min(256 * 1024 * 1024),
+            inflight_in: self.inflight_in.max(1),
+            inflight_out: self.inflight_out.max(1),
+            session_expiry: self.session_expiry.min(A_YEAR),
+            will_delay: self.will_delay.min(A_YEAR),
+            log_segment_bytes: self.log_segment_bytes.max(1024),
+            service_log_segment_bytes: self.service_log_segment_bytes.max(1024),
+            log_segments: self.log_segments.max(1),
+            ..self
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {

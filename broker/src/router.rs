@@ -65,14 +65,14 @@ impl Router {
     pub(crate) fn start(limits: &Limits) -> Result<Arc<Router>, RouterGone> {
         let max_links = limits.sessions as u64 + 64;
         let small = SegmentConfig {
-            max_segment_size: limits.log_segment_bytes.max(1024),
-            max_segment_count: limits.log_segments.max(1),
+            max_segment_size: limits.log_segment_bytes,
+            max_segment_count: limits.log_segments,
         };
         let config = RouterConfig {
             max_connections: limits.sessions + 64 + UPLINKS + 1,
             max_outgoing_packet_count: 100,
-            max_segment_size: limits.service_log_segment_bytes.max(1024),
-            max_segment_count: limits.log_segments.max(1),
+            max_segment_size: limits.service_log_segment_bytes,
+            max_segment_count: limits.log_segments,
             custom_segment: Some(SMALL_LOGS.map(|filter| (filter.to_owned(), small.clone())).into()),
             ..RouterConfig::default()
         };

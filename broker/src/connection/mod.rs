@@ -173,7 +173,7 @@ async fn live<S>(
     tracing::debug!(client = %place.key, client_id = ?place.client_id, %peer, ?version, "connected");
     let properties = ConnAckProperties {
         session_expiry_seconds: accepted.tell_expiry.then_some(place.keep.as_secs() as u32),
-        receive_maximum: gate.limits.inflight_in.max(1),
+        receive_maximum: gate.limits.inflight_in,
         maximum_packet_bytes: gate.limits.packet_bytes as u32,
         assigned_client_id: accepted.assigned.then_some(place.client_id.as_str()),
     };
@@ -196,7 +196,7 @@ async fn live<S>(
             version,
             lane: place.lane,
             keep_alive: accepted.keep_alive,
-            window: usize::from(accepted.receive_maximum.min(gate.limits.inflight_out)).max(1),
+            window: usize::from(accepted.receive_maximum.min(gate.limits.inflight_out)),
             maximum_packet_bytes: accepted.maximum_packet_bytes,
         },
         place.keep,

@@ -254,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             }
             return Ok(());
         }
-        let limit = usize::from(self.gate.limits.inflight_in.max(1));
+        let limit = usize::from(self.gate.limits.inflight_in);
         if publish.qos == 2 {
             let incoming = self.session.lock().state.incoming(publish.packet_id, limit);
             match incoming {

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -55,7 +56,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Reads more; 0 is the end. Dropping the future loses nothing.
     pub(crate) async fn read(&mut self) -> io::Result<usize> {
-        if self.input.is_empty() && !self.busy {
+        if self.input.is_empty() {
+            if self.busy {
+                // If more is there already it comes in one piece; if not, waiting for it needs no large buffer.
+                self.input.reserve(BUSY_READ_BYTES);
+                if let Some(read) = self.io.read_buf(&mut self.input).now_or_never() {
+                    let n = read?;
+                    self.busy = n >= IDLE_READ_BYTES;
+                    return Ok(n);
+                }
+            }
             self.input = BytesMut::new();
             let mut chunk = [0; IDLE_READ_BYTES];
             let n = self.io.read(&mut chunk).await?;
