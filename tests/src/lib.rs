@@ -1,1 +1,14 @@
-//! Helpers for the end-to-end tests.
+//! Real processes for the end-to-end tests: a server with its broker, agents, and people with MQTT tools. Everything
+//! lives in a temporary folder, listens on loopback, and is killed when its handle is dropped.
+
+mod agent;
+mod api;
+mod process;
+mod server;
+mod watcher;
+
+pub use agent::Agent;
+pub use api::Api;
+pub use process::{Signal, free_port, program, wait_for};
+pub use server::{ADMIN_EMAIL, ADMIN_PASSWORD, Server};
+pub use watcher::{Seen, Watcher};

@@ -1,0 +1,132 @@
+//! Child processes: where the programs are, signals, logs, waiting.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal;
+use nix::unistd::Pid;
+
+pub use nix::sys::signal::Signal;
+
+/// The program of this name, built beside this test.
+///
+/// # Panics
+/// It has not been built.
+pub fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    let folder = test.ancestors().nth(2).expect("tests are in target/<profile>/deps");
+    let path = folder.join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --workspace` first", path.display());
+    path
+}
+
+/// A port that nobody listens on. It stays the same over restarts, which port 0 would not.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
+
+/// Tries until there is a value.
+///
+/// # Panics
+/// There is none in time; the message says what was waited for.
+pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = probe() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "no {what} within {limit:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A running program whose output goes to a file.
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`; its output is appended to `log`. No variable of the caller's that configures ours is passed on.
+    pub(crate) fn start(command: &mut Command, log: &Path) -> Self {
+        let open = || File::options().create(true).append(true).open(log).expect("a log in our own folder");
+        let child = clean(command)
+            .stdin(Stdio::null())
+            .stdout(open())
+            .stderr(open())
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        Self { child, log: log.to_owned() }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("process ids are positive");
+        signal::kill(Pid::from_raw(pid), signal).expect("our own child, not yet waited for");
+    }
+
+    /// The exit status, once it has ended.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("our own child")
+    }
+
+    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "still running after {limit:?}; its log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) fn kill_hard(&mut self) {
+        if self.ended().is_none() {
+            self.signal(Signal::SIGKILL);
+            self.child.wait().expect("our own child");
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill_hard();
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}", self.log.display(), self.log());
+        }
+    }
+}
+
+/// Removes from a command's environment whatever would configure our programs.
+pub(crate) fn clean(command: &mut Command) -> &mut Command {
+    const AGENT_KEYS: [&str; 10] = [
+        "DEVICE_ID",
+        "DEVICE_TOKEN",
+        "MQTT_URL",
+        "STATE_DIR",
+        "HEARTBEAT_INTERVAL",
+        "RUNTIME_DIRECTORY",
+        "STATE_DIRECTORY",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "RUST_LOG",
+    ];
+    // What the test itself has set stays.
+    let set: Vec<_> = command.get_envs().map(|(key, _)| key.to_owned()).collect();
+    let foreign = std::env::vars_os().map(|(key, _)| key).filter(|key| {
+        let name = key.to_string_lossy();
+        name.starts_with("FLEET_") || AGENT_KEYS.contains(&name.as_ref())
+    });
+    for key in foreign.filter(|key| !set.contains(key)) {
+        command.env_remove(key);
+    }
+    command
+}

@@ -1,0 +1,148 @@
+//! A `fleetd` with its embedded broker.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::process::{Process, Signal, clean, free_port, program, wait_for};
+use crate::{Api, Watcher};
+
+/// The administrator that the first start makes.
+pub const ADMIN_EMAIL: &str = "admin@example.com";
+/// The administrator's password.
+pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
+
+/// A server that can be stopped, killed and started again on the same folder and ports.
+pub struct Server {
+    http_port: u16,
+    mqtt_port: u16,
+    settings: BTreeMap<String, String>,
+    process: Option<Process>,
+    /// Last, so that the log is still there when a failing test prints it.
+    folder: TempDir,
+}
+
+impl Server {
+    /// Starts a server on a new folder and waits until it is ready.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// As [`Self::start`], with more environment variables.
+    pub fn start_with(settings: &[(&str, &str)]) -> Self {
+        let mut server = Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            http_port: free_port(),
+            mqtt_port: free_port(),
+            settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            process: None,
+        };
+        server.start_again();
+        server
+    }
+
+    /// Starts the server again after [`Self::kill`] or [`Self::stop`], and waits until it is ready.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "the server still runs");
+        let mut command = self.command(&["serve"]);
+        self.process = Some(Process::start(&mut command, &self.folder.path().join("fleetd.log")));
+        let url = format!("{}/ready", self.url());
+        wait_for("ready server", Duration::from_secs(30), || {
+            if let Some(status) = self.process.as_mut().and_then(Process::ended) {
+                panic!("the server ended with {status}:\n{}", self.log());
+            }
+            ureq::get(&url).call().is_ok().then_some(())
+        });
+    }
+
+    /// `fleetd` with this server's folder and addresses, ready to run beside it.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("fleetd"));
+        command
+            .args(arguments)
+            .env("FLEET_DATA_DIR", self.data_dir())
+            .env("FLEET_HTTP_LISTEN", format!("127.0.0.1:{}", self.http_port))
+            .env("FLEET_MQTT_LISTEN", format!("127.0.0.1:{}", self.mqtt_port))
+            .env("FLEET_ADMIN_EMAIL", ADMIN_EMAIL)
+            .env("FLEET_ADMIN_PASSWORD", ADMIN_PASSWORD)
+            .envs(&self.settings);
+        command
+    }
+
+    /// Runs a `fleetd` subcommand with `input` on its standard input.
+    pub fn run(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = self.command(arguments);
+        let mut child = clean(&mut command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("fleetd starts");
+        // A command that does not read its input may have ended already.
+        let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+        child.wait_with_output().expect("our own child")
+    }
+
+    /// As [`Self::run`]; the trimmed standard output of a command that must succeed.
+    pub fn run_ok(&self, arguments: &[&str], input: &str) -> String {
+        let output = self.run(arguments, input);
+        assert!(output.status.success(), "fleetd {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8").trim().to_owned()
+    }
+
+    /// A new enrolment key of the organisation `default`.
+    pub fn enrollment_key(&self) -> String {
+        self.run_ok(&["enrollment-key", "add", "--org", "default"], "")
+    }
+
+    /// The base of the HTTP API.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http_port)
+    }
+
+    /// The port of the broker.
+    pub fn mqtt_port(&self) -> u16 {
+        self.mqtt_port
+    }
+
+    /// The data folder.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A folder for the test's own files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What the server has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("fleetd.log")).unwrap_or_default()
+    }
+
+    /// The HTTP API as the administrator.
+    pub fn api(&self) -> Api {
+        Api::log_in(&self.url(), ADMIN_EMAIL, ADMIN_PASSWORD)
+    }
+
+    /// An administrator's MQTT client that records everything below `filter`.
+    pub fn watch(&self, filter: &str) -> Watcher {
+        Watcher::start(self.mqtt_port, ADMIN_EMAIL, ADMIN_PASSWORD, filter)
+    }
+
+    /// Ends it as a power cut does.
+    pub fn kill(&mut self) {
+        self.process.take().expect("a running server").kill_hard();
+    }
+
+    /// Asks it to end, and waits.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("a running server");
+        process.signal(Signal::SIGTERM);
+        process.wait(Duration::from_secs(20))
+    }
+}
