@@ -54,6 +54,17 @@ impl Server {
 
     /// Starts one with a changed configuration.
     pub fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let server = Self::begin(change);
+        assert!(server.app.live.set(server.ended.clone()).is_ok());
+        server
+    }
+
+    /// Starts one to which the test gives a real broker.
+    pub fn start_without_broker() -> Self {
+        Self::begin(|_| {})
+    }
+
+    fn begin(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::new(folder.path().to_owned());
         change(&mut config);
@@ -64,7 +75,6 @@ impl Server {
         let auth = AuthState::open(&config, &clock).unwrap();
         let app = Arc::new(AppState::new(store, config, clock, auth));
         let ended = Arc::new(Ended::default());
-        assert!(app.live.set(ended.clone()).is_ok());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

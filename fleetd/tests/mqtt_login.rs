@@ -1,0 +1,181 @@
+//! Who gets in over MQTT, and how fast somebody is out again: the real broker over the real database.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use broker::{Authenticator as _, Broker, ConnectAttempt, Limits, Principal, Refusal, Secret, Transport};
+use common::{PASSWORD, Server};
+use fleetd::auth::mqtt::{DatabaseAuthenticator, LiveConnections as _};
+use protocol::id::Role;
+use serde_json::json;
+
+fn try_from(
+    server: &Server,
+    peer: &str,
+    transport: Transport,
+    name: &str,
+    password: &str,
+) -> Result<Principal, Refusal> {
+    let attempt = ConnectAttempt {
+        client_id: "any".to_owned(),
+        username: Some(name.to_owned()),
+        password: Some(Secret::new(password)),
+        peer: peer.parse().unwrap(),
+        transport,
+    };
+    let authenticator = DatabaseAuthenticator::new(server.app.clone());
+    server.runtime.block_on(authenticator.authenticate(attempt))
+}
+
+fn attempt(server: &Server, name: &str, password: &str) -> Result<Principal, Refusal> {
+    try_from(server, "127.0.0.1:9", Transport::Tcp, name, password)
+}
+
+#[test]
+fn devices_and_people_get_in_with_what_is_theirs() {
+    let server = Server::start();
+    server.person("default", "anna", Role::Admin);
+    server.person("other", "eve", Role::Viewer);
+    let token = server.device("anna", "cam-1");
+    let device = attempt(&server, "default/cam-1", &token).unwrap();
+    assert_eq!(device.to_string(), "device default/cam-1");
+    for name in ["default/anna", "anna@example.org", "Anna@Example.org"] {
+        let person = attempt(&server, name, PASSWORD).unwrap();
+        assert!(matches!(&person, Principal::Person { role: Role::Admin, .. }), "{name}: {person:?}");
+        assert_eq!(person.to_string(), "user default/anna");
+    }
+    let wrong = [
+        ("default/cam-1", "f".repeat(64)),
+        ("other/cam-1", token.clone()),
+        ("default/cam-2", token.clone()),
+        ("cam-1", token.clone()),
+        ("default/anna", token.clone()),
+        ("default/anna", "wrong wrong".to_owned()),
+        ("default/eve", PASSWORD.to_owned()),
+        ("default/+", token.clone()),
+        ("default/cam-1\0", token.clone()),
+        ("", token.clone()),
+        ("default/cam-1", "x".repeat(100_000)),
+        ("default/cam-1", String::new()),
+    ];
+    for (name, password) in &wrong {
+        assert_eq!(attempt(&server, name, password).unwrap_err(), Refusal::BadCredentials, "{name:?}");
+    }
+}
+
+#[test]
+fn a_disabled_person_and_a_decommissioned_device_stay_out() {
+    let server = Server::start();
+    server.person("default", "anna", Role::Admin);
+    server.person("default", "vera", Role::Viewer);
+    let token = server.device("anna", "cam-1");
+    server.call("DELETE", "/api/v1/devices/cam-1").by_person("anna").send();
+    assert_eq!(attempt(&server, "default/cam-1", &token).unwrap_err(), Refusal::BadCredentials);
+    let email = "vera@example.org".parse().unwrap();
+    let disabled = fleetd::service::accounts::disable_user(&server.app.store, &email, "test", 1);
+    server.runtime.block_on(disabled).unwrap();
+    assert_eq!(attempt(&server, "default/vera", PASSWORD).unwrap_err(), Refusal::NotAuthorized);
+}
+
+#[test]
+fn passwords_do_not_travel_in_clear_from_afar() {
+    let server = Server::start_with(|config| config.trusted_proxies = vec!["192.0.2.0/24".parse().unwrap()]);
+    server.person("default", "anna", Role::Admin);
+    let from = |peer: &str, transport| try_from(&server, peer, transport, "default/anna", PASSWORD);
+    assert_eq!(from("203.0.113.5:1", Transport::Tcp).unwrap_err(), Refusal::PlaintextForbidden);
+    assert!(from("203.0.113.5:1", Transport::Tls).is_ok());
+    assert!(from("203.0.113.5:1", Transport::WebSocket).is_ok());
+    assert!(from("192.0.2.5:1", Transport::Tcp).is_ok());
+    assert!(from("[::1]:1", Transport::Tcp).is_ok());
+}
+
+#[test]
+fn one_device_with_a_wrong_token_locks_nobody_out() {
+    let server = Server::start();
+    server.person("default", "anna", Role::Admin);
+    let (one, two) = (server.device("anna", "cam-1"), server.device("anna", "cam-2"));
+    let wrong = "f".repeat(64);
+    let refusals: Vec<_> = (0..12).map(|_| attempt(&server, "default/cam-1", &wrong).unwrap_err()).collect();
+    assert_eq!(refusals.first(), Some(&Refusal::BadCredentials));
+    assert_eq!(refusals.last(), Some(&Refusal::TooManyFailures));
+    assert!(attempt(&server, "default/cam-2", &two).is_ok());
+    assert!(attempt(&server, "default/cam-1", &one).is_ok());
+}
+
+#[test]
+fn the_database_being_away_is_no_wrong_password() {
+    let server = Server::start();
+    server.person("default", "anna", Role::Admin);
+    server.app.store.close();
+    assert_eq!(attempt(&server, "default/anna", PASSWORD).unwrap_err(), Refusal::Unavailable);
+}
+
+/// A device's MQTT 3.1.1 connection, by hand: the answer to CONNECT, and the socket.
+fn connect(broker: SocketAddr, name: &str, token: &str) -> (u8, TcpStream) {
+    let text = |text: &str| [&u16::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat();
+    let body = [b"\x00\x04MQTT\x04\xc2\x00\x3c".to_vec(), text(name), text(name), text(token)].concat();
+    let mut packet = vec![0x10];
+    let mut length = body.len();
+    while length >= 128 {
+        packet.push(u8::try_from(length % 128).unwrap() | 0x80);
+        length /= 128;
+    }
+    packet.push(u8::try_from(length).unwrap());
+    packet.extend(body);
+    let mut stream = TcpStream::connect(broker).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(&packet).unwrap();
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).unwrap();
+    (answer[3], stream)
+}
+
+#[test]
+fn a_live_connection_ends_within_a_second_of_the_change_that_ends_its_token() {
+    let server = Server::start_without_broker();
+    server.person("default", "anna", Role::Admin);
+    let authenticator = Arc::new(DatabaseAuthenticator::new(server.app.clone()));
+    let (broker, address) = server.runtime.block_on(async {
+        let broker = Broker::start(Limits::default(), authenticator).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = broker.clone();
+        tokio::spawn(async move { serving.serve(listener).await });
+        (broker, address)
+    });
+    assert!(server.app.live.set(Arc::new(fleetd::mqtt::Embedded(broker.clone()))).is_ok());
+    assert!(server.app.live.get().unwrap().healthy());
+
+    let mut token = server.device("anna", "cam-1");
+    for change in ["rotate", "decommission"] {
+        let (answer, mut stream) = connect(address, "default/cam-1", &token);
+        assert_eq!(answer, 0, "{change}");
+        let begun = Instant::now();
+        match change {
+            "rotate" => {
+                let rotated =
+                    server.post("/api/v1/devices/cam-1/rotate-token").by_person("anna").json(&json!({}));
+                let old = std::mem::replace(&mut token, rotated.body["token"].as_str().unwrap().to_owned());
+                assert_ne!(connect(address, "default/cam-1", &old).0, 0);
+            }
+            _ => {
+                let gone = server.call("DELETE", "/api/v1/devices/cam-1").by_person("anna").send();
+                assert_eq!(gone.status, 204);
+            }
+        }
+        // Ended, by whatever the system calls it.
+        let ended = stream.read(&mut [0; 16]);
+        assert!(
+            matches!(ended, Ok(0)) || ended.is_err_and(|e| e.kind() != std::io::ErrorKind::WouldBlock),
+            "{change}"
+        );
+        assert!(begun.elapsed() < Duration::from_secs(5), "{change}: {:?}", begun.elapsed());
+    }
+    assert_ne!(connect(address, "default/cam-1", &token).0, 0);
+    server.runtime.block_on(broker.shutdown());
+}
