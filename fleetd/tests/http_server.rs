@@ -304,3 +304,16 @@ fn a_heartbeat_by_http_shows_at_once_everywhere() {
         server.get(&format!("/api/v1/devices/cam-1/metrics{bad}")).by_person("vera").send().is_problem(400);
     }
 }
+
+#[test]
+fn the_documentation_names_every_route() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md")).unwrap();
+    for (method, path) in fleetd::http::paths() {
+        if path.starts_with("/api/devices") {
+            continue;
+        }
+        let documented =
+            [format!("`{method} {path}`"), format!("`{path}`")].iter().any(|name| text.contains(name));
+        assert!(documented, "{method} {path} is missing in docs/api.md");
+    }
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use broker::{Authenticator as _, Broker, ConnectAttempt, Limits, Principal, Refusal, Secret, Transport};
 use common::{PASSWORD, Server};
-use fleetd::auth::mqtt::{DatabaseAuthenticator, LiveConnections as _};
+use fleetd::auth::mqtt::DatabaseAuthenticator;
 use protocol::id::Role;
 use serde_json::json;
 
