@@ -97,14 +97,15 @@ fn many_connections_of_one_client_at_once_leave_exactly_one() {
 #[test]
 fn a_client_silent_for_one_and_a_half_keep_alives_is_disconnected() {
     let broker = TestBroker::start();
-    for version in BOTH {
-        for connect in [person(version, "ada"), device(version, "cam-1")] {
-            let mut client = Client::connect(broker.address, &connect.keep_alive(1));
-            let began = Instant::now();
-            client.expect_end(&[0x8d]);
-            let silent = began.elapsed();
-            assert!(silent >= Duration::from_millis(1400), "after {silent:?}");
-        }
+    let began = Instant::now();
+    let mut clients = Vec::new();
+    for (version, name) in [(Version::V311, "cam-1"), (Version::V5, "cam-2")] {
+        clients.push(Client::connect(broker.address, &person(version, "ada").keep_alive(1)));
+        clients.push(Client::connect(broker.address, &device(version, name).keep_alive(1)));
+    }
+    for client in &mut clients {
+        client.expect_end(&[0x8d]);
+        assert!(began.elapsed() >= Duration::from_millis(1400), "after {:?}", began.elapsed());
     }
     assert_eq!(broker.broker.counters().keep_alive_timeouts, 4);
 }

@@ -130,7 +130,7 @@ fn what_a_device_publishes_reaches_people_and_services_in_its_order() {
 
 #[test]
 fn past_its_message_rate_a_device_is_read_more_slowly_and_nothing_is_dropped() {
-    const PER_SECOND: u32 = 50;
+    const PER_SECOND: u32 = 100;
     const MESSAGES: u16 = 150;
     let broker = TestBroker::with(|limits| limits.device_messages_per_second = PER_SECOND);
     for version in BOTH {

@@ -208,12 +208,12 @@ fn packets_behind_connect_in_one_segment_are_all_handled() {
 
 #[test]
 fn wrong_logins_are_held_back_while_forty_neighbours_and_the_right_one_get_in() {
-    let broker = TestBroker::with(|limits| limits.failures = 5);
+    let broker = TestBroker::with(|limits| limits.failures = 3);
     for version in BOTH {
         let wrong = Connect { password: Some("guess".into()), ..device(version, "cam-1") };
         let refused = if version == Version::V5 { 0x86 } else { 4 };
         let mut held_back = 0;
-        for _ in 0..10 {
+        for _ in 0..5 {
             let began = Instant::now();
             let (_, code, _) = Client::attempt(broker.address, &wrong);
             assert_ne!(code, 0);
@@ -221,7 +221,7 @@ fn wrong_logins_are_held_back_while_forty_neighbours_and_the_right_one_get_in() 
                 held_back += 1;
             }
         }
-        assert!(held_back >= 5, "{held_back} of 10 guesses were held back");
+        assert!(held_back >= 2, "{held_back} of 5 guesses were held back");
         for number in 2..=41 {
             assert_eq!(
                 code(&broker, &device(version, &format!("cam-{number}"))),
