@@ -117,7 +117,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Err(End::KeepAlive);
         }
-        let paused = self.paused_until.filter(|until| *until > now);
+        if self.paused_until.is_some_and(|until| until <= now) {
+            // The pause ended just now: whole packets may lie in the buffer, for which nothing more will come.
+            return Ok(());
+        }
+        let paused = self.paused_until;
         // With neither a deadline nor a pause, an hour is as good as any time.
         let wake = paused.or(deadline).unwrap_or(now + Duration::from_secs(3600));
         let may_read = paused.is_none() && self.session.subscribing() == Subscribing::Done;
