@@ -179,3 +179,50 @@ fn a_live_connection_ends_within_a_second_of_the_change_that_ends_its_token() {
     assert_ne!(connect(address, "default/cam-1", &token).0, 0);
     server.runtime.block_on(broker.shutdown());
 }
+
+#[test]
+fn an_api_key_acts_as_its_owner_within_its_scopes_until_it_ends() {
+    use fleetd::auth::token::NewToken;
+    use fleetd::store::Statement;
+    let server = Server::start();
+    server.person("default", "anna", Role::Admin);
+    server.person("default", "otto", Role::Operator);
+    server.device("anna", "cam-1");
+    let key = |scopes: &str, expires_at: Option<i64>, revoked_at: Option<i64>| {
+        let made = NewToken::generate().unwrap();
+        let add = "INSERT INTO api_keys (id, org_id, user_id, name, key_prefix, key_sha256, scopes, created_at, \
+                   expires_at, revoked_at) SELECT ?1, org_id, id, 'test', ?2, ?3, ?4, 0, ?5, ?6 FROM users \
+                   WHERE email = 'otto@example.org'";
+        let id = uuid::Uuid::new_v4();
+        let values = fleetd::values![id, made.prefix(), made.hash.to_hex(), scopes, expires_at, revoked_at];
+        server.runtime.block_on(server.app.store.apply_one(Statement::new(add, values))).unwrap();
+        made.text.expose().to_owned()
+    };
+    let whole = key("[]", None, None);
+    let reader = key("[\"devices:read\"]", None, None);
+    let list = |key: &str| server.get("/api/v1/devices").bearer(key).send().status;
+    let patch = |key: &str| {
+        server.call("PATCH", "/api/v1/devices/cam-1").bearer(key).json(&json!({"notes": "x"})).status
+    };
+    assert_eq!((list(&whole), patch(&whole)), (200, 200));
+    assert_eq!((list(&reader), patch(&reader)), (200, 403));
+    for dead in [key("[]", Some(1), None), key("[]", None, Some(1))] {
+        assert_eq!(list(&dead), 401);
+        assert!(attempt(&server, "default/otto", &dead).is_err());
+    }
+    let role = |key: &str| match attempt(&server, "otto@example.org", key) {
+        Ok(Principal::Person { role, .. }) => role,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(role(&whole), Role::Operator);
+    assert_eq!(role(&reader), Role::Viewer);
+    // Somebody else's key opens nobody's door.
+    assert!(attempt(&server, "default/anna", &whole).is_err());
+    let audit = server.audit();
+    assert!(audit.contains(&format!("device.update ok key:{} cam-1", &whole[..8])), "{audit:?}");
+    let email = "otto@example.org".parse().unwrap();
+    let disabled = fleetd::service::accounts::disable_user(&server.app.store, &email, "test", 1);
+    server.runtime.block_on(disabled).unwrap();
+    assert_eq!(list(&whole), 401);
+    assert!(attempt(&server, "default/otto", &whole).is_err());
+}
