@@ -2,13 +2,9 @@
 
 use std::time::Duration;
 
-use protocol::codec::{self, limit};
-use protocol::message::{Ack, DeviceCommand, ServerStatus};
-use protocol::topic::{Downlink, Topic, Uplink};
 use tokio::time::Instant;
 
-use super::commands::{self, Answer};
-use super::messages::{self, BirthFacts};
+use super::messages;
 use super::probe::{Probe, Seen};
 use super::report::Reporter;
 use super::session::{Happened, Session, Stage, with_causes};
@@ -24,16 +20,11 @@ use crate::metrics::Metrics;
 use crate::record::Record;
 use crate::service_manager::ServiceManager;
 use crate::status::StatusFile;
-use crate::uplink::Action;
 
 /// CPU use is measured over the time before a heartbeat; the first one waits for a little of it.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a goodbye may take; systemd waits longer.
 const FAREWELL: Duration = Duration::from_secs(3);
-/// The whole fleet hears at the same moment that a server is back.
-const SERVER_BACK_SPREAD_MS: u64 = 5_000;
-/// A clock that is off by more is worth a word in the log.
-const CLOCK_OFF_MS: u64 = 60_000;
 
 pub(super) struct Agent {
     pub(super) config: Config,
@@ -51,7 +42,7 @@ pub(super) struct Agent {
     /// What kept the last record from being kept, so that the log says it once.
     trouble: Option<String>,
     /// Server's clock minus ours, milliseconds, when it last said so.
-    clock_offset_ms: Option<i64>,
+    pub(super) clock_offset_ms: Option<i64>,
 }
 
 enum Happening {
@@ -131,7 +122,7 @@ impl Agent {
         self.reporter.file().remove();
     }
 
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.origin.elapsed()
     }
 
@@ -209,6 +200,7 @@ impl Agent {
 
     fn asked(&mut self, answer: Result<crate::connect::Endpoints, ConnectError>) {
         if matches!(answer, Err(ConnectError::NotEnrolled)) {
+            self.session.forget();
             self.read_config_again();
         }
         if let Ok(endpoints) = &answer {
@@ -262,7 +254,7 @@ impl Agent {
         self.connection_failed(with_causes(error), Duration::ZERO);
     }
 
-    fn connection_failed(&mut self, problem: String, at_least: Duration) {
+    pub(super) fn connection_failed(&mut self, problem: String, at_least: Duration) {
         self.answered = false;
         let wait = self.session.failed(self.now(), random(), at_least);
         tracing::warn!(retry_in_seconds = wait.as_secs(), "{problem}");
@@ -270,7 +262,7 @@ impl Agent {
     }
 
     /// Ends the connection in order, if there is one.
-    async fn hang_up(&mut self) {
+    pub(super) async fn hang_up(&mut self) {
         let until = self.now();
         let stage = std::mem::replace(&mut self.session.stage, Stage::Waiting { until });
         self.answered = false;
@@ -281,101 +273,29 @@ impl Agent {
         }
     }
 
-    async fn message(&mut self, topic: Topic, payload: &[u8], retained: bool) {
-        match topic {
-            Topic::ToDevice { downlink: Downlink::Ack, .. } => self.ack(payload),
-            Topic::ToDevice { downlink: Downlink::Command, .. } => self.command(payload).await,
-            Topic::Server { .. } if !retained => self.server_said(payload),
-            _ => {}
-        }
-    }
-
-    fn ack(&mut self, payload: &[u8]) {
-        let ack: Ack = match codec::decode(payload, limit::LARGEST_BYTES) {
-            Ok(ack) => ack,
-            Err(error) => return tracing::warn!(%error, "an acknowledgement cannot be read"),
-        };
-        self.server_time(ack.server_time);
-        let now = self.now();
-        let Some(store) = &mut self.folder.store else { return };
-        if ack.state_id != store.state_id || self.session.link().is_none() {
-            return;
-        }
-        let opened = store.uplink.acknowledged(&ack.ranges, now);
-        let waiting = store.uplink.outbox().depth();
-        self.reporter.last_ack_at_ms = Some(self.kernel.wall_ms());
-        self.reporter.touch();
-        if opened && !self.answered {
-            self.answered = true;
-            let link = self.session.tried.as_ref().map(ToString::to_string).unwrap_or_default();
-            tracing::info!(link, waiting, "connected; the server answers");
-        }
-    }
-
-    fn server_time(&mut self, server_ms: Option<i64>) {
-        let Some(server_ms) = server_ms else { return };
-        let offset = server_ms.saturating_sub(self.kernel.wall_ms());
-        let moved = offset.abs_diff(self.clock_offset_ms.unwrap_or(0)) > CLOCK_OFF_MS;
-        if moved && offset.unsigned_abs() > CLOCK_OFF_MS {
-            let seconds = offset / 1000;
-            tracing::warn!(
-                "this device's clock differs from the server's by {seconds} s; check its time settings (NTP)"
-            );
-        }
-        self.clock_offset_ms = Some(offset);
-    }
-
-    fn server_said(&mut self, payload: &[u8]) {
-        let now = self.now();
-        match codec::decode_any::<ServerStatus>(payload, limit::COMMAND_BYTES) {
-            Ok(ServerStatus { online: true, .. }) => {
-                if let Some(store) = &mut self.folder.store {
-                    let wait = Duration::from_millis(random() % SERVER_BACK_SPREAD_MS);
-                    store.uplink.server_is_back(now, wait);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "a server's status cannot be read"),
-        }
-    }
-
-    async fn command(&mut self, payload: &[u8]) {
-        let message: DeviceCommand = match codec::decode(payload, limit::COMMAND_BYTES) {
-            Ok(message) => message,
-            Err(error) => return tracing::warn!(%error, "a command cannot be read"),
-        };
-        let ts = self.kernel.wall_ms();
-        let Some(store) = &mut self.folder.store else { return };
-        if !store.uplink.outbox().takes_commands() {
-            tracing::warn!("no commands are taken: too many reports wait for the server");
-            return;
-        }
-        let journalled = match commands::answer(message, store.state_id, ts) {
-            Answer::Nothing => return,
-            Answer::Journal(entry, report) => store.journal(entry, Record::Report(*report), ts, false).await,
-            Answer::Repeat(entry, report) => store.journal(entry, Record::Report(*report), ts, true).await,
-        };
-        self.kept(journalled);
-    }
-
     async fn app_seen(&mut self, app: AppStatus) {
         let ts = self.kernel.wall_ms();
         let live = app.liveness.as_option();
         let before = self.app.as_ref().and_then(|app| app.liveness.as_option());
-        let version_changed = self.app.as_ref().is_some_and(|before| before.version != app.version);
+        let version_changed = self.app.as_ref().and_then(|app| app.version.as_ref()) != app.version.as_ref();
         self.app = Some(app);
         self.reporter.touch();
         let Some(store) = &mut self.folder.store else { return };
         let active = self.app.as_ref().map(|app| app.answer.active_inputs.as_slice()).unwrap_or_default();
         let new = messages::new_inputs(active, &store.inputs);
         let birth_changed = version_changed || !new.is_empty();
-        let mut kept = store.add_inputs(new).await;
+        let added = if new.is_empty() { Ok(()) } else { store.add_inputs(new).await };
         if birth_changed {
             store.uplink.birth_has_changed();
         }
-        if let (Ok(()), Some(event)) = (&kept, messages::show_event(before, live, ts)) {
-            kept = store.keep(Record::Event(event), ts).await;
+        if let Err(error) = added {
+            self.store_failed(&error);
         }
+        let (Some(store), Some(event)) = (&mut self.folder.store, messages::show_event(before, live, ts))
+        else {
+            return;
+        };
+        let kept = store.keep(Record::Event(event), ts).await;
         self.kept(kept);
     }
 
@@ -392,81 +312,8 @@ impl Agent {
         self.kept(kept);
     }
 
-    /// Does what the uplink wants, until it wants no more.
-    async fn send(&mut self) {
-        loop {
-            let now = self.now();
-            let Some(store) = &mut self.folder.store else { return };
-            let Some(action) = store.uplink.poll(now) else { return };
-            match action {
-                Action::Birth(id) => self.send_birth(Tag::Packet(id)),
-                Action::Records(id, kind, seqs) => {
-                    let payload = store.payload(seqs).await;
-                    let sent = match payload {
-                        Ok((payload, poison)) => {
-                            let dropped = if poison.is_empty() {
-                                Ok(())
-                            } else {
-                                store.drop_poison(&poison, self.kernel.wall_ms()).await
-                            };
-                            store.uplink.withdrawn(id, &poison);
-                            if let (false, Some(link)) = (payload.is_empty(), self.session.link()) {
-                                // One that is not taken comes back with the end of the link.
-                                let _ = link.publish(Tag::Packet(id), kind.topic(), payload);
-                            }
-                            dropped
-                        }
-                        Err(error) => Err(error),
-                    };
-                    self.kept(sent);
-                }
-                Action::DropLink => {
-                    let problem =
-                        "the broker does not confirm what is sent to it; connecting again".to_owned();
-                    self.connection_failed(problem, Duration::ZERO);
-                }
-                Action::NewIdentity => self.renew().await,
-            }
-        }
-    }
-
-    fn send_birth(&self, tag: Tag) {
-        let (Stage::Linked { link, transport, .. }, Some(store)) = (&self.session.stage, &self.folder.store)
-        else {
-            return;
-        };
-        let facts = BirthFacts {
-            config: &self.config,
-            kernel: &self.kernel,
-            app: self.app.as_ref(),
-            inputs: &store.inputs,
-            transport: *transport,
-        };
-        let identity = store.identity();
-        let next_seq = store.uplink.outbox().next_seq();
-        let encoded =
-            messages::birth(identity, next_seq, &facts).and_then(|b| Ok((b, identity.presence(true)?)));
-        match encoded {
-            Ok((birth, presence)) => {
-                // In this order: a presence is believed only if it is of the last birth's connection.
-                let _ = link.publish(tag, Uplink::Birth, birth)
-                    && link.publish(Tag::Presence, Uplink::Presence, presence);
-            }
-            Err(error) => tracing::error!(%error, "a birth cannot be encoded"),
-        }
-    }
-
-    async fn renew(&mut self) {
-        self.hang_up().await;
-        let Some(store) = &mut self.folder.store else { return };
-        let renewed = store.renew().await;
-        self.kept(renewed);
-        let problem = "the state was given a new identity; connecting again".to_owned();
-        self.connection_failed(problem, Duration::ZERO);
-    }
-
     /// Notes how an attempt to keep something went.
-    fn kept(&mut self, outcome: Result<(), StoreError>) {
+    pub(super) fn kept(&mut self, outcome: Result<(), StoreError>) {
         match outcome {
             Ok(()) => self.trouble_is_over(),
             Err(error) => self.store_failed(&error),
@@ -500,7 +347,7 @@ impl Agent {
 }
 
 /// Any number: for spreading attempts in time.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     // Without random numbers the spread is lost, nothing else.
     getrandom::u64().unwrap_or(0)
 }

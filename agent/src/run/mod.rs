@@ -3,9 +3,11 @@
 
 mod agent;
 mod commands;
+mod hear;
 mod messages;
 mod probe;
 mod report;
+mod say;
 mod session;
 mod store;
 

@@ -79,6 +79,11 @@ impl Session {
         }
     }
 
+    /// What the server said before counts no more.
+    pub(super) fn forget(&mut self) {
+        self.known = Endpoints::default();
+    }
+
     /// Begins an attempt.
     pub(super) fn begin(&mut self, config: &Config) {
         self.attempts = self.attempts.wrapping_add(1);

@@ -214,7 +214,7 @@ impl Uplink {
 
     /// What the birth says has changed: a new one is due before any more records.
     pub fn birth_has_changed(&mut self) {
-        if matches!(self.phase, Phase::Open) {
+        if matches!(self.phase, Phase::Open | Phase::Greeting(_)) {
             self.phase = Phase::Greeting(Greeting { birth: None, attempts: 0, hurry: None });
         }
     }

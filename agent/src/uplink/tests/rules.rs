@@ -239,3 +239,19 @@ fn a_withdrawn_record_is_not_waited_for() {
     uplink.withdrawn(packet, &[1]);
     assert_eq!(records(&mut uplink, seconds(0)).1, [2], "the void record");
 }
+
+#[test]
+fn a_birth_that_is_out_of_date_is_said_anew_before_any_more_records() {
+    let mut uplink = uplink();
+    uplink.birth_has_changed();
+    assert_eq!(uplink.poll(seconds(0)), None, "not connected");
+    open(&mut uplink, seconds(0));
+    append(&mut uplink, Kind::Event, 90);
+    uplink.birth_has_changed();
+    birth(&mut uplink, seconds(1));
+    uplink.birth_has_changed();
+    birth(&mut uplink, seconds(1));
+    assert_eq!(uplink.poll(seconds(1)), None);
+    uplink.acknowledged(&RangeSet::new(), seconds(2));
+    assert_eq!(records(&mut uplink, seconds(2)).1, [1]);
+}
