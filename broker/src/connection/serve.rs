@@ -118,7 +118,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             return Err(End::KeepAlive);
         }
         if self.paused_until.is_some_and(|until| until <= now) {
-            // The pause ended just now: whole packets may lie in the buffer, for which nothing more will come.
+            // The pause ended just now: whole packets may lie in the buffer, for which nothing more will come. The silence
+            // was ours.
+            self.last_heard = now;
             return Ok(());
         }
         let paused = self.paused_until;
