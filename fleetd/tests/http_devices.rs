@@ -343,3 +343,32 @@ fn a_device_reads_itself_and_nobody_else() {
     let beat = json!({"ts": "2025-12-28T10:00:00Z"});
     server.post("/api/v1/devices/cam-2/heartbeat").by_device(&token).json(&beat).is_problem(403);
 }
+
+#[test]
+fn a_change_is_carried_through_although_the_client_has_gone_away() {
+    use std::io::Write as _;
+    let server = with_admin();
+    let admin = server.token("admin");
+    for n in 0..20 {
+        let id = format!("cam-{n}");
+        server.device("admin", &id);
+        let mut stream = std::net::TcpStream::connect(server.address).unwrap();
+        let request = format!(
+            "POST /api/v1/devices/{id}/rotate-token HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {admin}\r\ncontent-length: 0\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(n / 2));
+        drop(stream);
+    }
+    // Whatever was committed has also ended the connections.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let rotated = server.audit().iter().filter(|row| row.starts_with("device.rotate_token ok")).count();
+        let ended = server.ended.0.lock().unwrap().len();
+        if rotated == ended && rotated > 0 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{rotated} tokens rotated, {ended} connections ended");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}

@@ -30,10 +30,16 @@ impl Proxies {
         self.trusted.iter().any(|network| network.contains(address))
     }
 
+    /// Whether many clients may stand behind this address: this machine, or a trusted proxy.
+    #[must_use]
+    pub fn speaks_for_others(&self, address: IpAddr) -> bool {
+        address.to_canonical().is_loopback() || self.trusts(address)
+    }
+
     /// Whether a peer may use credentials over a connection that is not encrypted.
     #[must_use]
     pub fn plaintext_allowed(&self, peer: IpAddr) -> bool {
-        self.allow_plaintext || peer.to_canonical().is_loopback() || self.trusts(peer)
+        self.allow_plaintext || self.speaks_for_others(peer)
     }
 
     /// Finds the client behind the peer. `forwarded_for` is the `X-Forwarded-For` header: each proxy appended the

@@ -1,11 +1,12 @@
 //! The listener: connections with bounds on their number, headers and time, and an end that lets requests finish.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -23,9 +24,12 @@ use super::problem::Problem;
 use super::request::Peer;
 use super::{headers, routes};
 use crate::app::AppState;
+use crate::domain::network::Proxies;
 
 /// Connections at the same time; the next one waits until one has ended.
 const CONNECTIONS_MAX: usize = 4096;
+/// Connections at the same time from one address, unless it is a trusted proxy or this machine. The next one is closed.
+const CONNECTIONS_PER_ADDRESS: usize = 512;
 /// How long a client may take for its headers, and how long a connection may stand idle.
 const HEADERS_TIME: Duration = Duration::from_secs(15);
 /// Most bytes of a request's line and headers.
@@ -48,6 +52,7 @@ pub async fn serve(
     app: Arc<AppState>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    let places = Places { proxies: app.auth.proxies.clone(), taken: Arc::default() };
     let service = Service { routes: routes::filter(&app), app };
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
@@ -82,12 +87,16 @@ pub async fn serve(
                 }
             },
         };
+        let Some(place) = places.take(address.ip()) else {
+            tracing::debug!(peer = %address, "too many HTTP connections from this address");
+            continue;
+        };
         let connection = builder
             .serve_connection(TokioIo::new(no_delay(stream)), service.for_peer(address, false))
             .into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
-            let _slot = slot;
+            let _held = (slot, place);
             if let Err(error) = connection.await {
                 tracing::debug!(peer = %address, %error, "an HTTP connection ended with an error");
             }
@@ -98,6 +107,49 @@ pub async fn serve(
         tracing::warn!("some HTTP requests did not finish in time and were cut off");
     }
     Ok(())
+}
+
+/// How many connections each address has.
+struct Places {
+    proxies: Proxies,
+    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Places {
+    /// A place for one more connection; `None` when the address has too many.
+    fn take(&self, address: IpAddr) -> Option<Place> {
+        let address = address.to_canonical();
+        let mut taken = lock(&self.taken);
+        let count = taken.entry(address).or_insert(0);
+        if *count >= CONNECTIONS_PER_ADDRESS && !self.proxies.speaks_for_others(address) {
+            return None;
+        }
+        *count += 1;
+        Some(Place { address, taken: self.taken.clone() })
+    }
+}
+
+/// A place that is taken; given back when dropped.
+struct Place {
+    address: IpAddr,
+    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = lock(&self.taken);
+        if let Some(count) = taken.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// A poisoned count is still a count.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn no_delay(stream: TcpStream) -> TcpStream {
@@ -176,5 +228,27 @@ fn class(status: StatusCode) -> &'static str {
         300..=399 => "3xx",
         400..=499 => "4xx",
         _ => "5xx",
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_every_connection() {
+        let places = Places { proxies: Proxies::default(), taken: Arc::default() };
+        let far: IpAddr = "203.0.113.5".parse().unwrap();
+        let held: Vec<_> = (0..CONNECTIONS_PER_ADDRESS).map(|_| places.take(far).unwrap()).collect();
+        assert!(places.take(far).is_none());
+        assert!(places.take("203.0.113.6".parse().unwrap()).is_some());
+        drop(held);
+        assert!(places.take(far).is_some());
+        let near: IpAddr = "127.0.0.1".parse().unwrap();
+        let held: Vec<_> = (0..=CONNECTIONS_PER_ADDRESS).map(|_| places.take(near).unwrap()).collect();
+        assert_eq!(held.len(), CONNECTIONS_PER_ADDRESS + 1);
+        drop(held);
+        assert!(lock(&places.taken).is_empty());
     }
 }

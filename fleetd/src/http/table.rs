@@ -205,8 +205,15 @@ fn row_filter(row: Row, app: &Arc<AppState>) -> BoxedFilter<(Response,)> {
                     return Problem::bad_request("the path is not percent-encoded UTF-8").into_response();
                 };
                 let request = Request::new(app, peer, headers, params, query, body);
-                match tokio::time::timeout(HANDLER_TIME, run(request, access, handler)).await {
-                    Ok(response) => response,
+                // A task of its own: a client that goes away does not cut a change off between its commit and what
+                // follows from it.
+                let work = tokio::spawn(run(request, access, handler));
+                match tokio::time::timeout(HANDLER_TIME, work).await {
+                    Ok(Ok(response)) => response,
+                    Ok(Err(error)) => {
+                        tracing::error!(%error, "a handler ended early");
+                        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an internal error").into_response()
+                    }
                     Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "it took too long; try again")
                         .into_response(),
                 }
