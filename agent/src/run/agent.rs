@@ -39,6 +39,8 @@ pub(super) struct Agent {
     probe: Probe,
     origin: Instant,
     next_heartbeat: Duration,
+    /// Whether the last request for measurements was not taken.
+    metrics_hang: bool,
     /// What kept the last record from being kept, so that the log says it once.
     trouble: Option<String>,
     /// Server's clock minus ours, milliseconds, when it last said so.
@@ -73,6 +75,7 @@ impl Agent {
             probe,
             origin: Instant::now(),
             next_heartbeat: FIRST_HEARTBEAT,
+            metrics_hang: false,
             trouble: None,
             clock_offset_ms: None,
         };
@@ -144,14 +147,21 @@ impl Agent {
             let _ = self.open_folder().await;
         }
         if now >= self.next_heartbeat {
-            // After a long sleep one heartbeat is enough.
             let interval = Duration::from_secs(u64::from(self.config.heartbeat_interval_seconds));
-            self.next_heartbeat = (self.next_heartbeat + interval).max(now);
-            if !self.probe.ask_machine() {
-                tracing::warn!(
-                    "the measurements hang, on a disk most likely; the heartbeat goes without them"
-                );
+            self.next_heartbeat += interval;
+            if self.next_heartbeat <= now {
+                // The loop was held up: one heartbeat is enough for all that were missed.
+                self.next_heartbeat = now + interval;
+            }
+            let hangs = !self.probe.ask_machine();
+            if hangs {
                 self.heartbeat(&Metrics::default()).await;
+            }
+            if hangs != std::mem::replace(&mut self.metrics_hang, hangs) {
+                tracing::warn!(
+                    hangs,
+                    "the measurements of this machine hang or work again; a disk is the usual reason"
+                );
             }
         }
         if self.folder.store.is_some() {
@@ -188,7 +198,10 @@ impl Agent {
             if let Err(error) = store.next_connection().await {
                 return self.store_failed(&error);
             }
-            let Ok(will) = store.identity().presence(false) else { return };
+            let will = match store.identity().presence(false) {
+                Ok(will) => will,
+                Err(error) => return self.connection_failed(with_causes(&error), Duration::ZERO),
+            };
             let (org, device) = (self.config.org.clone(), self.config.device_id.clone());
             self.session.tried = Some(url.clone());
             match Link::open(LinkSettings { url, org, device, token, will }) {
@@ -315,7 +328,10 @@ impl Agent {
     /// Notes how an attempt to keep something went.
     pub(super) fn kept(&mut self, outcome: Result<(), StoreError>) {
         match outcome {
-            Ok(()) => self.trouble_is_over(),
+            Ok(()) => {
+                self.folder.works();
+                self.trouble_is_over();
+            }
             Err(error) => self.store_failed(&error),
         }
     }

@@ -222,8 +222,12 @@ impl Folder {
             self.lock = Some(lock);
         }
         self.store = Some(Store::open(dir, now_ms).await?);
-        self.backoff.reset();
         Ok(())
+    }
+
+    /// Something was written. Opening alone proves little: a broken disk may allow that again and again.
+    pub(super) fn works(&mut self) {
+        self.backoff.reset();
     }
 
     /// It could not be opened, or must be opened again.
