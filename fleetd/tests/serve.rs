@@ -134,6 +134,51 @@ fn a_lost_device_is_offline_after_its_will_and_a_stale_presence_is_put_right() {
 }
 
 #[test]
+fn a_change_by_http_reaches_the_device_and_the_view_and_a_decommissioned_device_has_none() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path());
+    let token = register(data.path(), "cam-1");
+    let watcher =
+        Mqtt::connect(&server, "w", "admin@example.org", PASSWORD, &["fleet/v1/default/view/+"], None);
+    let device = Device::connect(&server, "cam-1", &token, 1);
+    device.birth();
+    let person = server.sign_in();
+    let url = format!("http://{}/api/v1/devices/cam-1", server.http);
+    let bearer = format!("Bearer {person}");
+    let patch = ureq::patch(&url).header("authorization", &bearer).header("content-type", "application/json");
+    patch.send("{\"target_version\": \"2.0.0\"}").unwrap();
+    device.mqtt.wait("the target version", |_, payload| {
+        let ack: protocol::message::Ack = codec::decode(payload, 300_000).unwrap();
+        (ack.target_version.as_deref() == Some("2.0.0")).then_some(())
+    });
+    watcher.wait("the changed view", |_, payload| {
+        let view: Value = serde_json::from_slice(payload).ok()?;
+        (view["target_version"] == "2.0.0").then_some(())
+    });
+    ureq::delete(&url).header("authorization", &bearer).call().unwrap();
+    watcher.wait("the cleared view", |topic, payload| {
+        (topic == "fleet/v1/default/view/cam-1" && payload.is_empty()).then_some(())
+    });
+}
+
+#[test]
+fn two_data_folders_cannot_share_one_database() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let shared = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", shared.path().join("fleet.db").display());
+    let mut running = fleetd(first.path());
+    let mut running = running.arg("serve").env("FLEET_DATABASE_URL", &url).spawn().unwrap();
+    eventually("the first", || first.path().join("addresses.json").exists().then_some(()));
+    let mut other = fleetd(second.path());
+    other.arg("serve").env("FLEET_DATABASE_URL", &url);
+    let output = output(other, "");
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another fleetd"));
+}
+
+#[test]
 fn a_second_server_on_the_folder_ends_with_the_reason() {
     let data = tempfile::tempdir().unwrap();
     let _server = Server::start(data.path());

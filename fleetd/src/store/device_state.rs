@@ -81,6 +81,9 @@ pub struct DeviceKey {
     pub org_id: String,
 }
 
+/// A device that says it reports more rarely than this is still expected daily.
+const INTERVAL_MAX_SECONDS: u32 = 86_400;
+
 /// Stores a birth: the device is online, and records that follow must match it.
 #[must_use]
 pub fn put_birth(key: &DeviceKey, birth: &Birth, ip_address: Option<&str>, now_ms: i64) -> Statement {
@@ -99,7 +102,7 @@ ON CONFLICT (device_id) DO UPDATE SET online = 1, last_seen_at = excluded.last_s
             key.device_id.as_str(),
             key.org_id.as_str(),
             now_ms,
-            birth.interval_seconds.max(1),
+            birth.interval_seconds.clamp(1, INTERVAL_MAX_SECONDS),
             birth.transport.as_str(),
             ip_address,
             birth.state_id.to_string(),
@@ -111,7 +114,8 @@ ON CONFLICT (device_id) DO UPDATE SET online = 1, last_seen_at = excluded.last_s
     )
 }
 
-/// Takes over a heartbeat as the latest, unless one that was taken later is known.
+/// Takes over a heartbeat as the latest, unless one that was taken later is known. One from the future does not count:
+/// the server's own clock was wrong then.
 #[must_use]
 pub fn put_latest(key: &DeviceKey, sample: &Sample) -> Statement {
     const SQL: &str = "\
@@ -125,7 +129,8 @@ ON CONFLICT (device_id) DO UPDATE SET last_heartbeat = excluded.last_heartbeat, 
     recording_active = excluded.recording_active, mixer_active = excluded.mixer_active,
     degradation_level = excluded.degradation_level, live = excluded.live, outbox_depth = excluded.outbox_depth,
     commands_digest = excluded.commands_digest, app_version = coalesce(excluded.app_version, device_state.app_version)
-WHERE device_state.heartbeat_at IS NULL OR device_state.heartbeat_at <= excluded.heartbeat_at";
+WHERE device_state.heartbeat_at IS NULL OR device_state.heartbeat_at <= excluded.heartbeat_at
+    OR device_state.heartbeat_at > excluded.last_heartbeat";
     let json = &sample.json;
     Statement::new(
         SQL,
@@ -156,8 +161,8 @@ pub fn put_alive(key: &DeviceKey, at: i64, now_ms: i64) -> Statement {
     const SQL: &str = "\
 INSERT INTO device_state (device_id, org_id, online, last_seen_at) VALUES (?1, ?2, 1, ?4)
 ON CONFLICT (device_id) DO UPDATE SET last_seen_at = ?4,
-    online = CASE WHEN device_state.will_at >= ?3 THEN device_state.online ELSE 1 END,
-    will_at = CASE WHEN device_state.will_at >= ?3 THEN device_state.will_at ELSE NULL END";
+    online = CASE WHEN device_state.will_at BETWEEN ?3 AND ?4 THEN device_state.online ELSE 1 END,
+    will_at = CASE WHEN device_state.will_at BETWEEN ?3 AND ?4 THEN device_state.will_at ELSE NULL END";
     Statement::new(SQL, values![key.device_id.as_str(), key.org_id.as_str(), at, now_ms])
 }
 
