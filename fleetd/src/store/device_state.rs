@@ -1,5 +1,8 @@
 //! `device_state`: the latest that is known of each device.
 
+#[cfg(test)]
+mod tests;
+
 use protocol::message::{Birth, Reported};
 
 use super::{Row, Statement, Store, StoreError};
