@@ -2,5 +2,5 @@
 # Every shell script of the project, checked.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-git ls-files -z -- '*.sh' '.ci/run' 'packaging/**/postinst' 'packaging/**/prerm' 'packaging/**/postrm' 'packaging/**/preinst' |
+git ls-files -z -- '*.sh' '.ci/run' 'packaging/deb/*inst' 'packaging/deb/*rm' |
     xargs -0 -r shellcheck

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::id::{DeviceId, OrgSlug};
+use protocol::topic::{Uplink, uplink_filter};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
@@ -116,7 +117,18 @@ impl Broker {
         name: &str,
         filters: &[&str],
     ) -> Result<(ServicePublisher, ServiceSubscriber), BrokerError> {
-        service::link(&self.gate, name, filters)
+        service::link(&self.gate, name, filters, false)
+    }
+
+    /// As [`Broker::service_link`], for everything that devices publish: on the topics of this version, and on topics in
+    /// their own subtree that only a newer version knows.
+    ///
+    /// # Errors
+    /// There is no runtime or no room, or the router has stopped.
+    pub fn uplink_link(&self, name: &str) -> Result<(ServicePublisher, ServiceSubscriber), BrokerError> {
+        let filters: Vec<String> = Uplink::ALL.iter().map(|uplink| uplink_filter(*uplink)).collect();
+        let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+        service::link(&self.gate, name, &filters, true)
     }
 
     /// Ends all live connections of a principal, within a second; returns how many there were. Whether it may come back

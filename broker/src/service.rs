@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::access::{self, PublishDecision};
 use crate::broker::BrokerError;
-use crate::channel::{Kinds, Scope};
+use crate::channel::{self, Kinds, Scope};
 use crate::filter::matches;
 use crate::gate::Gate;
 use crate::message::{Draft, Message as Carried};
@@ -87,6 +87,8 @@ impl ServicePublisher {
 pub struct ServiceSubscriber {
     gate: Arc<Gate>,
     filters: Vec<String>,
+    /// Also what devices say on topics that this version does not know.
+    unknown_topics: bool,
     waiting: VecDeque<Message>,
     channels: Vec<String>,
     places: Places,
@@ -113,7 +115,8 @@ impl ServiceSubscriber {
         let FromRouter::Message { channel, offset, bytes } = event else { return None };
         self.gate.counters.dropped_log_wrapped.add(self.places.gap(&channel, offset));
         let message = Carried::from_bytes(bytes)?;
-        let wanted = self.filters.iter().any(|filter| matches(filter, message.topic()));
+        let wanted = self.unknown_topics && channel == channel::route_unknown().as_bytes()
+            || self.filters.iter().any(|filter| matches(filter, message.topic()));
         let fresh = message.expiry_left(self.gate.now_ms()).is_ok();
         (wanted && fresh).then(|| Message {
             topic: message.topic().to_owned(),
@@ -152,6 +155,7 @@ pub(crate) fn link(
     gate: &Arc<Gate>,
     name: &str,
     filters: &[&str],
+    unknown_topics: bool,
 ) -> Result<(ServicePublisher, ServiceSubscriber), BrokerError> {
     if let Some(bad) = filters.iter().find(|filter| !access::valid_filter(filter)) {
         return Err(BrokerError::BadFilter((*bad).to_owned()));
@@ -173,6 +177,7 @@ pub(crate) fn link(
     let mut subscriber = ServiceSubscriber {
         gate: gate.clone(),
         filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
+        unknown_topics,
         waiting: VecDeque::new(),
         channels,
         places: Places::default(),

@@ -193,6 +193,23 @@ pub fn device_subtree(org: &OrgSlug, device: &DeviceId) -> String {
     format!("{PREFIX}/{org}/device/{device}/")
 }
 
+/// The device whose subtree `topic` is in, whether or not this version knows the topic.
+///
+/// ```
+/// # use protocol::topic::subtree_of;
+/// let (org, device) = subtree_of("fleet/v1/acme/device/studio-001/radar/blips").unwrap();
+/// assert_eq!((org.as_str(), device.as_str()), ("acme", "studio-001"));
+/// assert_eq!(subtree_of("fleet/v1/acme/view/studio-001"), None);
+/// assert_eq!(subtree_of("fleet/v1/acme/device/studio-001"), None);
+/// ```
+#[must_use]
+pub fn subtree_of(topic: &str) -> Option<(OrgSlug, DeviceId)> {
+    let mut levels = topic.strip_prefix("fleet/v1/")?.splitn(4, '/');
+    let (org, kind, device) = (levels.next()?, levels.next()?, levels.next()?);
+    levels.next().filter(|rest| kind == "device" && !rest.is_empty())?;
+    Some((OrgSlug::new(org).ok()?, DeviceId::new(device).ok()?))
+}
+
 /// The filter that matches one kind of uplink of every device of every organisation.
 ///
 /// ```

@@ -296,3 +296,20 @@ fn an_in_process_service_link_sends_and_receives_everything() {
     assert!(publish("a/+".to_owned(), false).is_err());
     broker.assert_serves_others();
 }
+
+#[test]
+fn an_uplink_link_gets_what_devices_say_on_topics_known_and_unknown_and_nothing_else() {
+    let broker = TestBroker::start();
+    let (publisher, mut subscriber) = broker.block_on(async { broker.broker.uplink_link("fleetd") }).unwrap();
+    let mut camera = broker.device(Version::V5, "cam-1");
+    assert_eq!(camera.publish(Publish::new(up("cam-1", "radar/blips"), "new").qos(1, 0)), 0);
+    let not_ours = publisher.publish(up("cam-1", "ack"), "a".into(), ::broker::QoS::AtLeastOnce, false);
+    broker.block_on(not_ours).unwrap();
+    assert_eq!(camera.publish(Publish::new(up("cam-1", "event"), "known").qos(1, 0)), 0);
+    let mut topics: Vec<String> = (0..2)
+        .map(|_| broker.block_on(async { tokio::time::timeout(PATIENCE, subscriber.recv()).await }))
+        .map(|received| received.unwrap().unwrap().topic)
+        .collect();
+    topics.sort();
+    assert_eq!(topics, [up("cam-1", "event"), up("cam-1", "radar/blips")]);
+}

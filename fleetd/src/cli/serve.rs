@@ -208,9 +208,7 @@ impl Running {
         let (stop_ingest, ingest_stopped) = watch::channel(false);
         let started_ms = app.clock.now_ms();
 
-        let filters = mqtt::ingest::filters();
-        let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
-        let (publisher, subscriber) = broker.service_link("fleetd", &filters)?;
+        let (publisher, subscriber) = broker.uplink_link("fleetd")?;
         let way_in = Arc::new(Ingest::new(app.store.clone(), app.clock.clone(), app.metrics.clone()));
         let mut ingest = JoinSet::new();
         ingest.spawn(mqtt::ingest::run(

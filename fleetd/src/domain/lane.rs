@@ -143,9 +143,16 @@ impl Lane {
         (!is_about(&presence, &born.birth)).then_some(right)
     }
 
-    /// Takes a payload of records that arrived at `received_at` (ms since 1970).
-    pub fn records(&mut self, uplink: Uplink, payload: &[u8], received_at: i64) -> Taken {
+    /// Takes a payload of records that arrived at `received_at` (ms since 1970). Without `uplink` it came on a topic that
+    /// this version does not know: its records are kept raw, so that a newer device can forget them.
+    pub fn records(&mut self, uplink: Option<Uplink>, payload: &[u8], received_at: i64) -> Taken {
         let mut taken = Taken::default();
+        let Some(uplink) = uplink else {
+            let result =
+                self.each::<Unread>(payload, limit::LARGEST_BYTES, &mut taken, |_, never| match never {});
+            taken.malformed = result.err().map(|error| error.to_string());
+            return taken;
+        };
         let result = match uplink {
             Uplink::Heartbeat => {
                 self.each(payload, heartbeat_limit(payload), &mut taken, |lane, heartbeat| {
@@ -307,3 +314,27 @@ macro_rules! numbered {
     };
 }
 numbered!(Heartbeat, CommandReport, Reported, LogBatch, Event);
+
+/// A record of a kind that this version cannot read: there is none.
+enum Unread {}
+
+impl<'de> serde::Deserialize<'de> for Unread {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom("this server does not know the topic"))
+    }
+}
+
+impl serde::Serialize for Unread {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        match *self {}
+    }
+}
+
+impl Numbered for Unread {
+    fn seq(&self) -> u64 {
+        match *self {}
+    }
+    fn connection(&self) -> u16 {
+        match *self {}
+    }
+}

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use broker::{Broker, Message, QoS, ServicePublisher, ServiceSubscriber};
 use protocol::{
     codec,
-    topic::{Topic, Uplink, uplink_filter},
+    topic::{Topic, Uplink, subtree_of},
 };
 use tokio::sync::watch;
 
@@ -24,12 +24,6 @@ const BATCH_WAIT: Duration = Duration::from_millis(2);
 /// A presence that is not of the last birth is rewritten if no birth has come within this time: topics are not ordered
 /// among each other, and the birth that belongs to it may be just behind.
 const PRESENCE_WAIT: Duration = Duration::from_secs(1);
-
-/// The filters of everything that devices publish.
-#[must_use]
-pub fn filters() -> Vec<String> {
-    Uplink::ALL.iter().map(|uplink| uplink_filter(*uplink)).collect()
-}
 
 /// Takes messages until the router is gone or `stop` turns true; what was received by then is still committed.
 pub async fn run(
@@ -68,8 +62,13 @@ pub async fn run(
 }
 
 fn incoming(broker: &Broker, message: Message) -> Option<Incoming> {
-    let Ok(Topic::Device { org, device, uplink }) = message.topic.parse::<Topic>() else { return None };
-    let is_birth = uplink == Uplink::Birth;
+    let (org, device) = subtree_of(&message.topic)?;
+    let uplink = match message.topic.parse::<Topic>() {
+        Ok(Topic::Device { uplink, .. }) => Some(uplink),
+        Ok(_) => return None,
+        Err(_) => None,
+    };
+    let is_birth = uplink == Some(Uplink::Birth);
     let connection = is_birth.then(|| broker.device_connection(&org, &device)).flatten();
     let ip_address = connection.map(|info| info.peer.ip().to_canonical().to_string());
     Some(Incoming { org, device, uplink, payload: message.payload, ip_address })

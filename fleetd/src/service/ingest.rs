@@ -58,8 +58,8 @@ pub struct Incoming {
     pub org: OrgSlug,
     /// The device.
     pub device: DeviceId,
-    /// The topic.
-    pub uplink: Uplink,
+    /// The topic, if this version knows it.
+    pub uplink: Option<Uplink>,
     /// The payload.
     pub payload: Bytes,
     /// With a birth: the address that it came from.
@@ -244,8 +244,8 @@ impl Ingest {
         let mut draft = write::Draft::new(now);
         for message in messages {
             match message.uplink {
-                Uplink::Birth => self.birth(&mut loaded, message, &mut draft).await?,
-                Uplink::Presence => self.presence(name, &mut loaded, message, &mut draft),
+                Some(Uplink::Birth) => self.birth(&mut loaded, message, &mut draft).await?,
+                Some(Uplink::Presence) => self.presence(name, &mut loaded, message, &mut draft),
                 uplink => {
                     let taken = loaded.lane.records(uplink, &message.payload, now);
                     self.count(name, uplink, &taken);
@@ -387,32 +387,37 @@ impl Ingest {
     }
 
     fn malformed(&self, message: &Incoming, reason: &str) {
-        self.metrics.add_labelled("fleet_messages_malformed_total", "topic", message.uplink.as_str(), 1);
+        self.metrics.add_labelled("fleet_messages_malformed_total", "topic", topic_label(message.uplink), 1);
         self.complain(&(message.org.clone(), message.device.clone()), message.uplink, reason);
     }
 
     /// Logs an unreadable message, one at a time: a device with a fault sends many.
-    fn complain(&self, (org, device): &DeviceName, uplink: Uplink, reason: &str) {
+    fn complain(&self, (org, device): &DeviceName, uplink: Option<Uplink>, reason: &str) {
         let now = self.clock.now_ms();
         let next = self.next_complaint_at.load(Ordering::Relaxed);
         if now >= next && self.next_complaint_at.swap(now + COMPLAIN_EVERY_MS, Ordering::Relaxed) == next {
             let reason: String = reason.chars().take(200).collect();
-            tracing::warn!(%org, %device, topic = %uplink, reason, "unreadable message; more are counted in /metrics");
+            tracing::warn!(%org, %device, topic = topic_label(uplink), reason, "unreadable message; more are counted in /metrics");
         }
     }
 
-    fn count(&self, name: &DeviceName, uplink: Uplink, taken: &Taken) {
+    fn count(&self, name: &DeviceName, uplink: Option<Uplink>, taken: &Taken) {
         self.metrics.add("fleet_records_duplicate_total", taken.duplicates);
         self.metrics.add("fleet_records_mismatched_total", taken.mismatched);
         self.metrics.add("fleet_records_unnumbered_total", taken.unnumbered);
         self.metrics.add("fleet_records_gaps_total", taken.gaps);
         if let Some(reason) = &taken.malformed {
-            self.metrics.add_labelled("fleet_messages_malformed_total", "topic", uplink.as_str(), 1);
+            self.metrics.add_labelled("fleet_messages_malformed_total", "topic", topic_label(uplink), 1);
             self.complain(name, uplink, reason);
         }
         let poison = taken.stored.iter().filter(|stored| matches!(stored, Stored::Poison { .. })).count();
         self.metrics.add("fleet_records_poison_total", poison as u64);
     }
+}
+
+/// The last level of a topic, in labels and logs.
+fn topic_label(uplink: Option<Uplink>) -> &'static str {
+    uplink.map_or("unknown", Uplink::as_str)
 }
 
 /// An error with its causes, for the log.

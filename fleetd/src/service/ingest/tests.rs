@@ -52,11 +52,11 @@ impl Bench {
         self.ingest = Ingest::new(self.store.clone(), self.clock.clone(), self.metrics.clone());
     }
 
-    async fn send(&self, uplink: Uplink, payload: Vec<u8>) -> Vec<Reply> {
+    async fn send(&self, uplink: impl Into<Option<Uplink>>, payload: Vec<u8>) -> Vec<Reply> {
         self.send_as("cam-1", uplink, payload).await
     }
 
-    async fn send_as(&self, device: &str, uplink: Uplink, payload: Vec<u8>) -> Vec<Reply> {
+    async fn send_as(&self, device: &str, uplink: impl Into<Option<Uplink>>, payload: Vec<u8>) -> Vec<Reply> {
         self.ingest.take(vec![message(device, uplink, payload)]).await
     }
 
@@ -81,11 +81,11 @@ pub(crate) fn key() -> DeviceKey {
     DeviceKey { device_id: "cam-1".to_owned(), org_id: "00000000-0000-4000-8000-000000000001".to_owned() }
 }
 
-fn message(device: &str, uplink: Uplink, payload: Vec<u8>) -> Incoming {
+fn message(device: &str, uplink: impl Into<Option<Uplink>>, payload: Vec<u8>) -> Incoming {
     Incoming {
         org: OrgSlug::new("default").unwrap(),
         device: DeviceId::new(device).unwrap(),
-        uplink,
+        uplink: uplink.into(),
         payload: payload.into(),
         ip_address: Some("192.0.2.7".to_owned()),
     }
@@ -232,6 +232,21 @@ async fn poison_is_kept_raw_bounded_counted_and_acknowledged_and_does_not_take_i
         bench.send(Uplink::Event, bad).await;
     }
     assert!(bench.count("poison_records").await <= 100, "the newest hundred");
+}
+
+#[tokio::test]
+async fn a_record_on_a_topic_of_a_newer_agent_is_kept_raw_and_acknowledged_so_that_the_agent_can_forget_it() {
+    let bench = Bench::new().await;
+    bench.send(Uplink::Birth, packed(&birth(1))).await;
+    // {0: 1, 1: 1, 2: "radar"}
+    let newer = [&[0xa3, 0, 1, 1, 1, 2, 0x65][..], b"radar"].concat();
+    let replies = bench.send(None, newer.clone()).await;
+    assert_eq!(ack(&replies).unwrap().ranges.as_slice(), [(1, 1)]);
+    let kept = bench.store.query_one("SELECT * FROM poison_records", vec![]).await.unwrap().unwrap();
+    assert_eq!((kept.int("seq").unwrap(), kept.text("topic").unwrap()), (1, "unknown".to_owned()));
+    let again = bench.send(None, newer).await;
+    assert_eq!(ack(&again).unwrap().ranges.as_slice(), [(1, 1)]);
+    assert_eq!(bench.count("poison_records").await, 1, "stored once");
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ impl Draft {
         self.statements.push(device_state::put_will(&loaded.key, &state_id, birth.connection, self.now));
     }
 
-    pub(super) fn records(&mut self, loaded: &Loaded, uplink: Uplink, taken: Taken) {
+    pub(super) fn records(&mut self, loaded: &Loaded, uplink: Option<Uplink>, taken: Taken) {
         let Some(born) = &loaded.lane.born else { return };
         self.acknowledge |= taken.acknowledge;
         self.grown |= !taken.stored.is_empty();
@@ -104,7 +104,7 @@ impl Draft {
                     "event"
                 }
                 Stored::Poison { seq, raw, size_bytes, reason } => {
-                    let topic = uplink.as_str();
+                    let topic = super::topic_label(uplink);
                     let put = records::put_poison(key, state_id, seq, topic, &raw, size_bytes, &reason, now);
                     self.statements.extend(put);
                     "poison"
