@@ -19,9 +19,9 @@ pub use filter::{MAX_TOPIC_BYTES, valid_filter, valid_topic};
 pub enum PublishDecision {
     /// Route it.
     Allow,
-    /// A topic unknown to this server inside the device's own subtree: acknowledge as if routed, drop, count. So a newer
-    /// agent can talk to an older server.
-    AcknowledgeAndDrop,
+    /// A topic unknown to this server inside the device's own subtree: acknowledge it, count it, show it to services
+    /// alone and retain nothing; a will of this kind is left out. So a newer agent can talk to an older server.
+    ServicesOnly,
     /// Not this principal's to publish.
     Deny,
     /// It might publish here, but nothing is ever retained on this topic.
@@ -56,7 +56,7 @@ pub fn publish(principal: &Principal, topic: &str, retain: bool) -> PublishDecis
             Some(Topic::Device { org: of, device: from, .. }) => of == org && from == device,
             Some(_) => false,
             None if in_subtree(topic, &device_subtree(org, device)) => {
-                return PublishDecision::AcknowledgeAndDrop;
+                return PublishDecision::ServicesOnly;
             }
             None => false,
         },

@@ -64,7 +64,7 @@ impl ServicePublisher {
         match access::publish(&self.principal, &topic, retain) {
             PublishDecision::Allow => {}
             PublishDecision::DenyRetain => return Err(BrokerError::NotRetained(topic)),
-            PublishDecision::Deny | PublishDecision::AcknowledgeAndDrop => {
+            PublishDecision::Deny | PublishDecision::ServicesOnly => {
                 return Err(BrokerError::BadTopic(topic));
             }
         }

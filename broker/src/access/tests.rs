@@ -28,14 +28,14 @@ fn service() -> Principal {
 fn letter(decision: PublishDecision) -> char {
     match decision {
         PublishDecision::Allow => 'A',
-        PublishDecision::AcknowledgeAndDrop => 'd',
+        PublishDecision::ServicesOnly => 's',
         PublishDecision::Deny => '-',
         PublishDecision::DenyRetain => 'r',
     }
 }
 
-/// The whole table. In each cell: publish, publish retained, subscribe. `A` allowed, `-` denied, `d` acknowledged and
-/// dropped, `r` allowed but not retained. A will is decided as the publish of the same retain flag.
+/// The whole table. In each cell: publish, publish retained, subscribe. `A` allowed, `-` denied, `s` acknowledged
+/// and for services alone, `r` allowed but not retained. A will is decided as the publish of the same retain flag.
 #[test]
 fn the_access_table_holds_row_by_row() {
     let principals = [
@@ -74,11 +74,11 @@ fn the_access_table_holds_row_by_row() {
         // A device whose name begins with ours.
         ("fleet/v1/acme/device/cam-11/heartbeat", ["---", "--A", "--A", "--A", "ArA"]),
         ("fleet/v1/acme/device/cam-11/telemetry", ["---", "---", "---", "--A", "ArA"]),
-        // Unknown to this server, in the device's own subtree. A retained one is dropped all the same.
-        ("fleet/v1/acme/device/cam-1/telemetry", ["dd-", "---", "---", "--A", "ArA"]),
-        ("fleet/v1/acme/device/cam-1/heartbeat/v2", ["dd-", "---", "---", "--A", "ArA"]),
-        ("fleet/v1/acme/device/cam-1/Heartbeat", ["dd-", "---", "---", "--A", "ArA"]),
-        ("fleet/v1/acme/device/cam-1//", ["dd-", "---", "---", "--A", "ArA"]),
+        // Unknown to this server, in the device's own subtree. A retained one is retained nowhere.
+        ("fleet/v1/acme/device/cam-1/telemetry", ["ss-", "---", "---", "--A", "ArA"]),
+        ("fleet/v1/acme/device/cam-1/heartbeat/v2", ["ss-", "---", "---", "--A", "ArA"]),
+        ("fleet/v1/acme/device/cam-1/Heartbeat", ["ss-", "---", "---", "--A", "ArA"]),
+        ("fleet/v1/acme/device/cam-1//", ["ss-", "---", "---", "--A", "ArA"]),
         // Beside the subtree.
         ("fleet/v1/acme/device/cam-1", ["---", "---", "---", "--A", "ArA"]),
         ("fleet/v1/acme/device/cam-1/", ["---", "---", "---", "--A", "ArA"]),
@@ -393,7 +393,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_publish_may_reach_is_a_known_topic_of_its_own_or_is_dropped(who in any_principal(), topic in near_filter(), retain: bool) {
+    fn what_a_publish_may_reach_is_a_known_topic_of_its_own_or_is_for_services(who in any_principal(), topic in near_filter(), retain: bool) {
         let decision = publish(&who, &topic, retain);
         let known = topic.parse::<Topic>().ok();
         let own = match (&who, &known) {
@@ -405,7 +405,7 @@ proptest! {
             _ => false,
         };
         prop_assert_eq!(matches!(decision, PublishDecision::Allow | PublishDecision::DenyRetain), own, "{:?} {}", who, topic);
-        if decision == PublishDecision::AcknowledgeAndDrop {
+        if decision == PublishDecision::ServicesOnly {
             let is_device = matches!(who, Principal::Device { .. });
             prop_assert!(is_device && known.is_none());
         }

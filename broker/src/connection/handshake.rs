@@ -252,12 +252,12 @@ fn client_id(
     Ok((connect.client_id.to_owned(), false))
 }
 
-/// The will, if the client may publish it. One that would be acknowledged and dropped is left out.
+/// The will, if the client may publish it. One that would be for services alone is left out.
 fn will(gate: &Gate, connect: &Connect<'_>, principal: &Principal) -> Result<Option<Will>, &'static str> {
     let Some(will) = &connect.will else { return Ok(None) };
     match access::publish(principal, will.topic, will.retain) {
         PublishDecision::Allow => {}
-        PublishDecision::AcknowledgeAndDrop => return Ok(None),
+        PublishDecision::ServicesOnly => return Ok(None),
         PublishDecision::Deny => return Err("the will's topic is not yours to publish"),
         PublishDecision::DenyRetain => return Err("the will's topic keeps no retained message"),
     }

@@ -243,7 +243,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.rate.count(Instant::now());
         let decision = access::publish(&self.principal, publish.topic, publish.retain);
         let refused = match decision {
-            PublishDecision::Allow | PublishDecision::AcknowledgeAndDrop => None,
+            PublishDecision::Allow | PublishDecision::ServicesOnly => None,
             PublishDecision::Deny => Some(&counters.publishes_refused),
             PublishDecision::DenyRetain => Some(&counters.publishes_refused_retain),
         };
@@ -282,7 +282,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             retain: publish.retain,
             expiry_seconds: publish.properties.expiry_seconds,
         };
-        if decision == PublishDecision::AcknowledgeAndDrop {
+        if decision == PublishDecision::ServicesOnly {
             counters.publishes_unknown_topic.one();
             self.gate.publish_unknown(self.terms.lane, self.session.id, &draft)?;
         } else {
