@@ -138,4 +138,5 @@ fn the_environment_overrides_the_file_for_the_running_broker() {
     broker.signal(Signal::SIGTERM);
     let (_, log) = broker.finish();
     assert!(log.contains("DEBUG") && !log.contains("-secret"), "{log}");
+    assert!(!log.contains("rumqttd"), "the router's own lines are off: {log}");
 }
