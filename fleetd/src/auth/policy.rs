@@ -48,24 +48,6 @@ struct Rule {
 }
 
 impl Action {
-    /// Every action, for tests and tables.
-    pub const ALL: [Self; 14] = [
-        Self::ReadOwnAccount,
-        Self::ChangeOwnPassword,
-        Self::Connect,
-        Self::ListDevices,
-        Self::ReadDevice,
-        Self::ReadHistory,
-        Self::UpdateDevice,
-        Self::SetTargetVersion,
-        Self::RegisterDevice,
-        Self::ApproveDevice,
-        Self::AllowReenrollment,
-        Self::RotateDeviceToken,
-        Self::DecommissionDevice,
-        Self::SendHeartbeat,
-    ];
-
     const fn rule(self) -> Rule {
         const fn person(role: Role, scope: &'static str) -> Rule {
             Rule { person: Some(role), own_device: false, scope }

@@ -1,10 +1,8 @@
 //! What the audit log says of a change, or of one that was refused.
 
-use serde::Serialize;
 use serde_json::Value;
 
 use super::org::OrgId;
-use super::time;
 
 /// Who did it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,32 +104,4 @@ pub struct AuditEntry<'a> {
     pub outcome: AuditOutcome,
     /// What changed, or why it was refused. Never a secret.
     pub details: Value,
-}
-
-/// One row of the log as the API shows it.
-#[derive(Debug, Clone, Serialize)]
-pub struct AuditLogEntry {
-    /// The row.
-    pub id: String,
-    /// When, ms since 1970.
-    #[serde(with = "time")]
-    pub at: i64,
-    /// Who.
-    pub actor: String,
-    /// What.
-    pub action: String,
-    /// On what kind of thing.
-    pub resource_type: String,
-    /// On which.
-    pub resource_id: String,
-    /// `ok` or `refused`.
-    pub outcome: String,
-    /// What changed, or why it was refused.
-    pub details: Value,
-    /// From where.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ip_address: Option<String>,
-    /// With what.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user_agent: Option<String>,
 }

@@ -220,4 +220,19 @@ mod tests {
         assert!(page.listing(vec![1, 2], 5).has_more);
         assert!(!page.listing(vec![1, 2], 4).has_more);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_query_gives_values_or_a_problem(raw in "[a-z=&%+0-9\\PC]{0,80}") {
+            if let Ok(mut query) = Query::parse(&raw) {
+                let _ = (query.page().is_ok(), query.time("since").is_ok(), query.finish().is_ok());
+            }
+        }
+
+        #[test]
+        fn what_was_encoded_comes_back(text in "\\PC{0,20}") {
+            let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            proptest::prop_assert_eq!(decode(&encoded, true), Some(text));
+        }
+    }
 }

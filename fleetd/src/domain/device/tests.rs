@@ -65,3 +65,42 @@ fn a_patch_names_every_bad_field() {
     let fields: Vec<_> = errors.iter().map(|error| error.field.as_str()).collect();
     assert_eq!(fields, ["name", "tags", "update_channel", "maintenance", "status"]);
 }
+
+/// Any JSON, under names that are looked for and others.
+fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
+    use proptest::prelude::*;
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,70}".prop_map(Value::from),
+    ];
+    let names =
+        "device_id|name|tags|metadata|capabilities|token_sha256|maintenance|target_version|[a-z]{1,3}";
+    leaf.prop_recursive(3, 24, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::btree_map(names, inner, 0..6)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_body_gives_a_registration_or_names_what_is_wrong(body in any_json()) {
+        match Registration::read(body) {
+            Ok(registration) => proptest::prop_assert!(registration.capabilities.to_string().len() <= STORED_JSON_MAX_BYTES),
+            Err(errors) => proptest::prop_assert!(!errors.is_empty()),
+        }
+    }
+
+    #[test]
+    fn any_body_gives_a_change_or_names_what_is_wrong(body in any_json()) {
+        match DevicePatch::read(body) {
+            Ok(_) => {}
+            Err(errors) => proptest::prop_assert!(!errors.is_empty()),
+        }
+    }
+}
