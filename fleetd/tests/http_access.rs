@@ -236,3 +236,19 @@ fn connect_names_the_broker_only_where_it_can_be_used() {
     server.app.mqtt_bound.set("0.0.0.0:2883".parse().unwrap()).unwrap();
     assert_eq!(connect().body["mqtt_url"], "mqtt://127.0.0.1:2883");
 }
+
+#[test]
+fn guesses_that_come_at_once_are_counted_as_well() {
+    let server = Server::start();
+    server.person("default", "vera", Role::Viewer);
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let guess = || {
+            let body = json!({"email": "vera@example.org", "password": "wrong wrong"});
+            server.post("/api/v1/auth/login").json(&body).status
+        };
+        let calls: Vec<_> = (0..30).map(|_| scope.spawn(guess)).collect();
+        calls.into_iter().map(|call| call.join().unwrap()).collect()
+    });
+    assert_eq!(statuses.iter().filter(|status| **status == 401).count(), 10, "{statuses:?}");
+    assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 20, "{statuses:?}");
+}

@@ -61,13 +61,6 @@ impl<K: Hash + Eq + Clone> WindowCounter<K> {
         Self { max, window_ms, windows: HashMap::new() }
     }
 
-    /// Seconds until the key may go on, if it has used up its window. Counts nothing.
-    #[must_use]
-    pub fn blocked(&self, key: &K, now_ms: i64) -> Option<u32> {
-        let window = self.windows.get(key).filter(|window| window.ends_at_ms > now_ms)?;
-        (window.count >= self.max).then(|| seconds_until(window.ends_at_ms, now_ms))
-    }
-
     /// Counts one event. Gives the seconds to wait when it was one too many.
     pub fn count(&mut self, key: &K, now_ms: i64) -> Option<u32> {
         let fresh = Window { count: 0, ends_at_ms: now_ms + self.window_ms };
@@ -124,8 +117,8 @@ mod tests {
         for _ in 0..10 {
             limiter.count(&key("default/cam-1"), 0);
         }
-        assert_eq!(limiter.blocked(&key("default/cam-1"), 1), Some(60));
-        assert_eq!(limiter.blocked(&key("default/cam-2"), 1), None);
+        assert_eq!(limiter.count(&key("default/cam-1"), 1), Some(60));
+        assert_eq!(limiter.count(&key("default/cam-2"), 1), None);
     }
 
     #[test]
@@ -133,7 +126,6 @@ mod tests {
         let mut limiter = FailureLimiter::new(1, 60_000);
         assert_eq!(limiter.count(&key("a"), 0), None);
         assert_eq!(limiter.count(&key("a"), 30_000), Some(30));
-        assert_eq!(limiter.blocked(&key("a"), 60_000), None);
         assert_eq!(limiter.count(&key("a"), 60_000), None);
         limiter.forget(&key("a"));
         assert_eq!(limiter.count(&key("a"), 60_001), None);

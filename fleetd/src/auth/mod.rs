@@ -102,11 +102,12 @@ impl AuthState {
         stored: Option<String>,
     ) -> Result<(), Error> {
         let key = FailureKey::new(address, account);
-        let blocked = lock(&self.failures).blocked(&key, self.clock.now_ms());
-        let _turn = match blocked {
+        // Counted before it is looked at: guesses that come at the same time count as well. A success clears the count.
+        let over = lock(&self.failures).count(&key, self.clock.now_ms());
+        let too_many = |retry_after_seconds| Error::TooMany { retry_after_seconds };
+        let _turn = match over {
             Some(wait_seconds) => {
-                let turn = SlowTurn::take(self, key.clone())
-                    .ok_or(Error::TooMany { retry_after_seconds: wait_seconds })?;
+                let turn = SlowTurn::take(self, key.clone()).ok_or(too_many(wait_seconds))?;
                 tokio::time::sleep(SLOW_GUESS * turn.position).await;
                 Some(turn)
             }
@@ -116,7 +117,7 @@ impl AuthState {
             lock(&self.failures).forget(&key);
             return Ok(());
         }
-        Err(self.failed(address, account, "wrong e-mail address or password"))
+        Err(over.map_or(Error::Unauthorized("wrong e-mail address or password"), too_many))
     }
 
     /// Counts a failure and says how it is answered: 401, or 429 past the limit.
