@@ -82,7 +82,7 @@ pub(super) fn run(config: Config) -> Result<(), ServeError> {
 fn start_log(config: &Config) {
     // The router and the migrations tell every step; what the configuration says of them wins. It has been checked to
     // parse.
-    let directives = format!("rumqttd=warn,refinery_core=warn,{}", config.log);
+    let directives = format!("rumqttd=off,refinery_core=warn,{}", config.log);
     let filter = directives.parse::<tracing_subscriber::EnvFilter>().unwrap_or_default();
     let to_journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
