@@ -383,8 +383,9 @@ function chart(metrics, key, title, unit, low, high) {
     picture.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
       svg("text", { x: left - 6, y: Number(y(value)) + 4, "text-anchor": "end" }, value.toFixed(topValue - bottomValue < 10 ? 1 : 0)));
   }
+  const clock = { hour: "2-digit", minute: "2-digit" };
   const short = (at) => new Date(at).toLocaleString([], to - from > 2 * 86400000
-    ? { day: "numeric", month: "short" } : { hour: "2-digit", minute: "2-digit" });
+    ? { day: "numeric", month: "short" } : to - from > 12 * 3600000 ? { weekday: "short", ...clock } : clock);
   picture.append(svg("text", { x: left, y: height - 6 }, short(from)), svg("text", { x: width - right, y: height - 6, "text-anchor": "end" }, short(to)));
   for (const run of runs(points, metrics.step_seconds * 2500)) {
     if (run.length === 1) {
