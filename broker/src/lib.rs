@@ -13,6 +13,7 @@ pub mod credentials;
 mod failures;
 mod filter;
 mod gate;
+pub mod layered_config;
 mod limits;
 mod message;
 pub mod plaintext;

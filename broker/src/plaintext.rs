@@ -8,7 +8,8 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 
 use crate::principal::Transport;
 
-/// A network of addresses, `10.0.0.0/8` or `2001:db8::/32`; one address alone is a network of itself.
+/// A network of addresses, `10.0.0.0/8` or `2001:db8::/32`; one address alone is a network of itself, and counts as IPv4
+/// if it is an IPv4 address mapped into IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -52,6 +53,10 @@ impl FromStr for Network {
         let prefix_bits = prefix.map_or(Ok(whole), |bits| bits.trim().parse::<u32>()).map_err(|_| error())?;
         if prefix_bits > whole {
             return Err(error());
+        }
+        if prefix_bits == whole {
+            let address = address.to_canonical();
+            return Ok(Network { address, prefix_bits: if address.is_ipv4() { 32 } else { 128 } });
         }
         Ok(Network { address, prefix_bits })
     }
@@ -134,5 +139,21 @@ mod tests {
             let error = text.parse::<Network>().unwrap_err();
             assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_network_contains_what_it_should() {
+        let range: Network = "10.1.0.0/16".parse().unwrap();
+        assert!(range.contains("10.1.255.3".parse().unwrap()));
+        assert!(range.contains("::ffff:10.1.2.3".parse().unwrap()));
+        assert!(!range.contains("10.2.0.1".parse().unwrap()));
+        let all: Network = "0.0.0.0/0".parse().unwrap();
+        assert!(all.contains("203.0.113.9".parse().unwrap()));
+        let six: Network = "fd00::/8".parse().unwrap();
+        assert!(six.contains("fd12::1".parse().unwrap()) && !six.contains("fe80::1".parse().unwrap()));
+        let mapped: Network = "::ffff:10.1.2.3".parse().unwrap();
+        assert!(
+            mapped.contains("10.1.2.3".parse().unwrap()) && !mapped.contains("10.1.2.4".parse().unwrap())
+        );
     }
 }

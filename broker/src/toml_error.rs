@@ -78,10 +78,15 @@ mod tests {
 
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code)] // Only parsed.
     struct Example {
         number: Option<u32>,
         list: Option<Vec<u32>>,
+    }
+
+    #[test]
+    fn the_example_reads_what_is_right() {
+        let good: Example = toml::from_str("number = 1\nlist = [2, 3]\n").unwrap();
+        assert_eq!((good.number, good.list), (Some(1), Some(vec![2, 3])));
     }
 
     fn error(text: &str) -> String {

@@ -9,6 +9,7 @@ pub use raw::{ConfigError, DEFAULT_PATH};
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use broker::plaintext::Network;
 use zeroize::Zeroizing;
 
 /// A secret that no log, error or `Debug` output shows.
@@ -55,7 +56,7 @@ pub struct Config {
     /// Messages a second of one device, above which its connection is read more slowly; 0: no limit.
     pub device_messages_per_second: u32,
     /// Addresses whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
-    pub trusted_proxies: Vec<IpRange>,
+    pub trusted_proxies: Vec<Network>,
     /// Whether credentials may come over plain TCP or HTTP from anywhere.
     pub allow_plaintext: bool,
     /// Origins that browsers may call from.
@@ -87,46 +88,6 @@ pub struct FirstAdmin {
     pub email: String,
     /// Its password.
     pub password: Secret,
-}
-
-/// A range of addresses, as `10.0.0.0/8`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IpRange {
-    address: std::net::IpAddr,
-    prefix_bits: u8,
-}
-
-impl std::str::FromStr for IpRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no address or range such as 10.0.0.1 or 10.0.0.0/8");
-        let (address, bits) =
-            text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-        let address: std::net::IpAddr = address.parse().map_err(|_| wrong())?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let prefix_bits = bits.map_or(Ok(most), |bits| bits.parse().map_err(|_| wrong()))?;
-        if prefix_bits > most { Err(wrong()) } else { Ok(Self { address, prefix_bits }) }
-    }
-}
-
-impl IpRange {
-    /// Whether `peer` is in the range. An IPv4 address that is written as IPv6 counts as IPv4.
-    #[must_use]
-    pub fn contains(&self, peer: std::net::IpAddr) -> bool {
-        use std::net::IpAddr::{V4, V6};
-        match (self.address.to_canonical(), peer.to_canonical()) {
-            (V4(own), V4(peer)) => {
-                let shift = 32 - u32::from(self.prefix_bits.min(32));
-                u32::from(own).checked_shr(shift) == u32::from(peer).checked_shr(shift)
-            }
-            (V6(own), V6(peer)) => {
-                let shift = 128 - u32::from(self.prefix_bits);
-                u128::from(own).checked_shr(shift) == u128::from(peer).checked_shr(shift)
-            }
-            _ => false,
-        }
-    }
 }
 
 impl Config {

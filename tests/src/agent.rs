@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
 use crate::Server;
-use crate::process::{Process, Signal, clean, program, wait_for};
+use crate::process::{self, Process, Signal, program, wait_for};
 
 /// An agent that can be stopped, killed and started again on the same state.
 pub struct Agent {
@@ -80,16 +80,7 @@ impl Agent {
 
     /// Runs a subcommand with `input` on its standard input.
     pub fn run(&self, arguments: &[&str], input: &str) -> Output {
-        let mut command = self.command(arguments);
-        let mut child = clean(&mut command)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the agent starts");
-        // A command that does not read its input may have ended already.
-        let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-        child.wait_with_output().expect("our own child")
+        process::run(&mut self.command(arguments), input)
     }
 
     /// The readable id of the device.

@@ -1,9 +1,10 @@
 //! Child processes: where the programs are, signals, logs, waiting.
 
 use std::fs::File;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal;
@@ -42,6 +43,20 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Optio
         assert!(Instant::now() < deadline, "no {what} within {limit:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Runs `command` to its end with `input` on its standard input. No variable of the caller's that configures ours is
+/// passed on.
+pub(crate) fn run(command: &mut Command, input: &str) -> Output {
+    let mut child = clean(command)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+    // A command that does not read its input may have ended already.
+    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    child.wait_with_output().expect("our own child")
 }
 
 /// A running program whose output goes to a file.
@@ -106,7 +121,7 @@ impl Drop for Process {
 }
 
 /// Removes from a command's environment whatever would configure our programs.
-pub(crate) fn clean(command: &mut Command) -> &mut Command {
+fn clean(command: &mut Command) -> &mut Command {
     const AGENT_KEYS: [&str; 10] = [
         "DEVICE_ID",
         "DEVICE_TOKEN",

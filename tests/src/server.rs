@@ -1,14 +1,13 @@
 //! A `fleetd` with its embedded broker.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::process::{Process, Signal, clean, free_port, program, wait_for};
+use crate::process::{self, Process, Signal, free_port, program, wait_for};
 use crate::{Api, Watcher};
 
 /// The administrator that the first start makes.
@@ -75,16 +74,7 @@ impl Server {
 
     /// Runs a `fleetd` subcommand with `input` on its standard input.
     pub fn run(&self, arguments: &[&str], input: &str) -> Output {
-        let mut command = self.command(arguments);
-        let mut child = clean(&mut command)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("fleetd starts");
-        // A command that does not read its input may have ended already.
-        let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-        child.wait_with_output().expect("our own child")
+        process::run(&mut self.command(arguments), input)
     }
 
     /// As [`Self::run`]; the trimmed standard output of a command that must succeed.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use super::*;
 
 fn resolve(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
@@ -54,7 +56,7 @@ fn every_key_can_be_set_by_its_variable_and_the_variable_wins() {
         let (in_file, in_variable) = match (*key, kind) {
             ("listen", _) => ("\"127.0.0.1:1\"", "127.0.0.1:2"),
             ("log", _) => ("\"warn\"", "debug"),
-            (_, Kind::Text) => ("\"/one\"", "/two"),
+            (_, Kind::Text | Kind::TrimmedText) => ("\"/one\"", "/two"),
             (_, Kind::Switch) => ("false", "1"),
             (_, Kind::List) => ("[\"10.0.0.1\"]", "10.0.0.2, 10.1.0.0/16"),
             (

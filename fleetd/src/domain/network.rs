@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::IpRange;
+use broker::plaintext::Network;
 
 /// Where a request came from, as far as it can be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Origin {
 #[derive(Debug, Clone, Default)]
 pub struct Proxies {
     /// The addresses whose word about the client is taken.
-    pub trusted: Vec<IpRange>,
+    pub trusted: Vec<Network>,
     /// Whether credentials are taken over plain connections from anywhere.
     pub allow_plaintext: bool,
 }
