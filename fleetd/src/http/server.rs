@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -56,19 +56,7 @@ pub async fn serve(
     let service = Service { routes: routes::filter(&app), app };
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_TIME)
-        .max_buf_size(HEADERS_MAX_BYTES)
-        .max_headers(HEADERS_MAX);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(HEADERS_TIME)
-        .max_header_list_size(u32::try_from(HEADERS_MAX_BYTES).unwrap_or(u32::MAX))
-        .max_concurrent_streams(64);
+    let builder = protocol(HEADERS_TIME);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         // The semaphore is never closed.
@@ -109,6 +97,28 @@ pub async fn serve(
     Ok(())
 }
 
+/// HTTP/1 alone: waiting to see which version a client speaks has no time limit of its own, and neither has an idle
+/// connection of HTTP/2, so that clients who say nothing could take every place for ever. No browser speaks HTTP/2 in
+/// plain text.
+fn protocol(headers_time: Duration) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(headers_time)
+        .max_buf_size(HEADERS_MAX_BYTES)
+        .max_headers(HEADERS_MAX);
+    builder
+}
+
+/// What one customer of a network gets: an IPv4 address, or the /64 network of an IPv6 address.
+fn customer(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
 /// How many connections each address has.
 struct Places {
     proxies: Proxies,
@@ -118,10 +128,11 @@ struct Places {
 impl Places {
     /// A place for one more connection; `None` when the address has too many.
     fn take(&self, address: IpAddr) -> Option<Place> {
-        let address = address.to_canonical();
+        let is_limited = !self.proxies.speaks_for_others(address.to_canonical());
+        let address = customer(address);
         let mut taken = lock(&self.taken);
         let count = taken.entry(address).or_insert(0);
-        if *count >= CONNECTIONS_PER_ADDRESS && !self.proxies.speaks_for_others(address) {
+        if *count >= CONNECTIONS_PER_ADDRESS && is_limited {
             return None;
         }
         *count += 1;
@@ -250,5 +261,27 @@ mod tests {
         assert_eq!(held.len(), CONNECTIONS_PER_ADDRESS + 1);
         drop(held);
         assert!(lock(&places.taken).is_empty());
+        let host = |n: usize| IpAddr::V6(Ipv6Addr::from((0x2001_0db8 << 96) + n as u128));
+        let held: Vec<_> = (0..CONNECTIONS_PER_ADDRESS).map(|n| places.take(host(n)).unwrap()).collect();
+        assert!(places.take(host(0xffff)).is_none(), "another address of the same network");
+        drop(held);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_or_only_how_http2_begins_is_closed() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        for said in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+            let (mut client, server) = tokio::io::duplex(1024);
+            let service = hyper::service::service_fn(|_: http::Request<Incoming>| async {
+                Ok::<_, Infallible>(Response::default())
+            });
+            let builder = protocol(Duration::from_millis(50));
+            let connection = builder.serve_connection(TokioIo::new(server), service).into_owned();
+            let connection = tokio::spawn(async move { drop(connection.await) });
+            client.write_all(said).await.unwrap();
+            tokio::time::timeout(Duration::from_secs(10), connection).await.unwrap().unwrap();
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.unwrap();
+        }
     }
 }
