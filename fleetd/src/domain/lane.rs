@@ -252,15 +252,21 @@ impl Lane {
     }
 
     fn event(&mut self, event: Event) -> Result<Vec<Stored>, String> {
-        let mut committed = self.committed.clone();
+        if event.void.is_empty() {
+            return Ok(vec![Stored::Event(event)]);
+        }
+        let mut ranges = Vec::new();
         for void in &event.void {
             let gone = void.gone().ok_or("a void that is not well-formed")?;
             // A device can give up only what it had numbered before this event.
             if gone.max().is_some_and(|max| max >= event.seq) {
                 return Err("a void that reaches past its own event".to_owned());
             }
-            committed.extend(&gone);
+            ranges.extend_from_slice(gone.as_slice());
         }
+        // Gathered, then merged once: a hostile event names so many that one by one they would hold up every device.
+        let mut committed = self.committed.clone();
+        committed.extend(&ranges.into_iter().collect());
         if committed.as_slice().len() > RANGES_MAX.max(self.committed.as_slice().len()) {
             return Err("voids with too many gaps".to_owned());
         }

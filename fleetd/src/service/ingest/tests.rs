@@ -332,6 +332,35 @@ async fn every_kind_of_record_has_its_table_and_voids_count_as_committed() {
 }
 
 #[tokio::test]
+async fn a_void_with_as_many_gaps_as_fit_does_not_keep_the_others_waiting() {
+    let bench = Bench::new().await;
+    bench.send(Uplink::Birth, packed(&birth(1))).await;
+    // Far above what the void names, with a gap between every two.
+    for part in 0..4_u64 {
+        let report = |n: u64| Event {
+            seq: 1_000_000 + 2 * (part * 4_000 + n),
+            connection: 1,
+            ts: NOW,
+            kind: "x".to_owned(),
+            details: None,
+            void: vec![],
+        };
+        let one: Vec<Vec<u8>> = (0..4_000).map(|n| packed(&report(n))).collect();
+        for some in one.chunks(1_000) {
+            let payload = codec::batch(some.iter().map(Vec::as_slice));
+            assert!(ack(&bench.send(Uplink::Event, payload).await).is_some());
+        }
+    }
+    let kept = CborBytes(vec![0b0101_0101; 60_000]);
+    let void = vec![Void(1, 8 * 60_000, kept)];
+    let hostile = Event { seq: 2_000_000, connection: 1, ts: NOW, kind: "x".to_owned(), details: None, void };
+    let began = std::time::Instant::now();
+    let replies = bench.send(Uplink::Event, packed(&hostile)).await;
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(ack(&replies).unwrap().ranges.as_slice().len(), 16_001, "kept raw, and nothing given up");
+}
+
+#[tokio::test]
 async fn backlog_never_makes_a_device_look_online() {
     let bench = Bench::new().await;
     bench.send(Uplink::Birth, packed(&birth(1))).await;
