@@ -216,6 +216,9 @@ fn an_api_key_acts_as_its_owner_within_its_scopes_until_it_ends() {
     };
     assert_eq!(role(&whole), Role::Operator);
     assert_eq!(role(&reader), Role::Viewer);
+    let publisher = key("[\"releases:write\"]", None, None);
+    assert_eq!(list(&publisher), 403);
+    assert_eq!(attempt(&server, "default/otto", &publisher).unwrap_err(), Refusal::NotAuthorized);
     // Somebody else's key opens nobody's door.
     assert!(attempt(&server, "default/anna", &whole).is_err());
     let audit = server.audit();

@@ -56,10 +56,14 @@ impl Person {
         }
     }
 
-    /// The role for MQTT, where packets carry no scope: a key that may not send commands gives a viewer.
+    /// The role for MQTT, where packets carry no scope: a key that may not send commands gives a viewer, one that may
+    /// not see devices either gives nothing.
     #[must_use]
-    pub fn mqtt_role(&self) -> Role {
-        if self.has_scope("commands:write") { self.user.role } else { Role::Viewer }
+    pub fn mqtt_role(&self) -> Option<Role> {
+        if self.has_scope("commands:write") {
+            return Some(self.user.role);
+        }
+        self.has_scope("devices:read").then_some(Role::Viewer)
     }
 }
 

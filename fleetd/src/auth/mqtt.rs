@@ -85,7 +85,7 @@ impl DatabaseAuthenticator {
             if let (Some(person), Some(stored)) = (person, &stored)
                 && person.user.id == stored.user.id
             {
-                let role = person.mqtt_role();
+                let role = person.mqtt_role().ok_or(Refusal::NotAuthorized)?;
                 return Ok(Principal::Person { org: person.user.org.slug, user: person.user.username, role });
             }
             // A wrong key or a wrong device token. No password is tried: it would cost a second of computing for each
