@@ -28,20 +28,21 @@ const SLICE: u32 = 2_000;
 /// [`StoreError`].
 pub async fn step(app: &AppState) -> Result<(), StoreError> {
     for info in heartbeats::days(&app.store).await? {
-        aggregate_day(&app.store, info).await?;
+        // What another run leaves is for the next one.
+        let _all = aggregate_day(&app.store, info).await?;
     }
     Ok(())
 }
 
-/// Aggregates all of one day's table.
+/// Aggregates one day's table. Says whether all of it is in the roll-ups: not if another run has moved the mark.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn aggregate_day(store: &Store, mut info: DayInfo) -> Result<(), StoreError> {
+pub async fn aggregate_day(store: &Store, mut info: DayInfo) -> Result<bool, StoreError> {
     loop {
         let (slice, last) = heartbeats::not_aggregated(store, info, SLICE).await?;
         if slice.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let mut sums: BTreeMap<(usize, &str, i64), (&DeviceKey, Rollup)> = BTreeMap::new();
         let grains = [Grain::Hourly, Grain::Daily];
@@ -59,8 +60,7 @@ pub async fn aggregate_day(store: &Store, mut info: DayInfo) -> Result<(), Store
         );
         match store.apply(statements).await {
             Ok(_) => info.aggregated_id = last,
-            // Another run has moved the mark: what it left is for the next one.
-            Err(StoreError::Conflict { .. }) => return Ok(()),
+            Err(StoreError::Conflict { .. }) => return Ok(false),
             Err(error) => return Err(error),
         }
     }

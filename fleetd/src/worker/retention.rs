@@ -32,9 +32,10 @@ pub async fn step(app: &AppState) -> Result<(), StoreError> {
     let oldest_kept = Day::of(before(config.heartbeat_retention_days));
     for info in heartbeats::days(store).await? {
         if info.day < oldest_kept {
-            // Its heartbeats live on in the roll-ups.
-            aggregator::aggregate_day(store, info).await?;
-            store.apply(heartbeats::drop_day(info.day).to_vec()).await?;
+            // Its heartbeats live on in the roll-ups. While somebody else is adding them the table has to stay.
+            if aggregator::aggregate_day(store, info).await? {
+                store.apply(heartbeats::drop_day(info.day).to_vec()).await?;
+            }
         } else if !info.sealed && info.day.plus(1).starts_at() + SEAL_AFTER_MS <= now {
             store.apply(heartbeats::seal(info.day).to_vec()).await?;
         }
