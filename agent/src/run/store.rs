@@ -32,7 +32,13 @@ pub(super) enum StoreError {
 impl StoreError {
     /// Whether the database must be opened again before anything else is done with it: nobody knows what it holds.
     pub(super) fn is_fatal(&self) -> bool {
-        matches!(self, Self::State(error) if !error.is_disk_full())
+        match self {
+            // The database refused, and nothing was changed.
+            Self::State(error @ StateError::Database { .. }) => !error.is_disk_full(),
+            // A file beside the database comes after its commit: the index here does not have what was committed.
+            Self::State(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -234,5 +240,23 @@ impl Folder {
     pub(super) fn failed(&mut self, now: Duration, random: u64) {
         self.store = None;
         self.retry_at = now + self.backoff.next(random);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_leaves_the_index_right_only_if_the_database_itself_refused() {
+        let refused =
+            rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
+        let database = StateError::Database { operation: "store", path: "db".into(), source: refused };
+        assert!(!StoreError::State(database).is_fatal());
+        // The journal's number is written after the commit.
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let file = StateError::File { operation: "write", path: "journal-high.new".into(), source: full };
+        assert!(StoreError::State(file).is_fatal());
+        assert!(!StoreError::Refused(Refused::Full).is_fatal());
     }
 }
