@@ -238,6 +238,27 @@ fn connect_names_the_broker_only_where_it_can_be_used() {
 }
 
 #[test]
+fn a_device_behind_a_proxy_is_not_sent_to_a_broker_that_takes_its_token_in_clear() {
+    for trusted in [&[][..], &["127.0.0.0/8"]] {
+        let server = Server::start_with(|config| {
+            config.trusted_proxies = trusted.iter().map(|network| network.parse().unwrap()).collect();
+        });
+        server.person("default", "anna", Role::Admin);
+        let token = server.device("anna", "cam-1");
+        let connect = |client: &str| {
+            let call =
+                server.get("/api/v1/connect").header("x-forwarded-for", client).by_device(&token).send();
+            assert_eq!(call.status, 200, "{}", call.text);
+            call.body["mqtt_url"].clone()
+        };
+        // Neither the loopback listener, which would be the device's own machine, nor an open one.
+        assert!(connect("203.0.113.5").is_null());
+        server.app.mqtt_bound.set("0.0.0.0:2883".parse().unwrap()).unwrap();
+        assert!(connect("203.0.113.5").is_null());
+    }
+}
+
+#[test]
 fn guesses_that_come_at_once_are_counted_as_well() {
     let server = Server::start();
     server.person("default", "vera", Role::Viewer);

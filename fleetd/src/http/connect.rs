@@ -1,6 +1,6 @@
 //! `GET /connect`: where a device finds the broker.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::StatusCode;
 use protocol::message::rfc3339;
@@ -17,13 +17,25 @@ pub(super) async fn connect(request: Request) -> Result<Response, Problem> {
     let mut answer = json!({"server_time": rfc3339(app.clock.now_ms())});
     let plain = app.mqtt_bound.get().copied().or(app.config.mqtt_listen);
     // Plain MQTT is named only to those who may use it.
-    if app.auth.proxies.plaintext_allowed(request.peer.address.ip())
-        && let Some(url) =
-            plain.and_then(|listen| mqtt_url(listen, request.peer.address.ip(), server_name(&request)))
+    let client = client(&request);
+    if app.auth.proxies.plaintext_allowed(client)
+        && let Some(url) = plain.and_then(|listen| mqtt_url(listen, client, server_name(&request)))
     {
         answer["mqtt_url"] = url.into();
     }
     json(StatusCode::OK, &answer)
+}
+
+/// Who would connect to the broker. Not a proxy in between: a device would send its token in clear all the way from
+/// where it is. Behind a proxy whose word is not taken, it is nobody known.
+fn client(request: &Request) -> IpAddr {
+    let peer = request.peer.address.ip().to_canonical();
+    let is_forwarded =
+        ["x-forwarded-for", "forwarded"].iter().any(|name| request.headers.contains_key(*name));
+    if is_forwarded && request.origin.address == peer {
+        return IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    }
+    request.origin.address
 }
 
 /// The name of the server, without scheme, port or path: as configured, or as this request reached it.
