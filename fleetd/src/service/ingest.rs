@@ -338,7 +338,7 @@ impl Ingest {
         loaded: &mut Loaded,
         mut draft: write::Draft,
     ) -> Result<Vec<Reply>, StoreError> {
-        draft.seal_committed(loaded);
+        draft.finish(loaded);
         let write::Draft { statements, mut replies, acknowledge, full_ack, changed, kinds, now, .. } = draft;
         if !statements.is_empty() {
             self.store.apply(statements).await?;

@@ -83,7 +83,7 @@ pub fn put_committed(
     Statement::new(sql, values![device, state, text, now_ms, revision]).expect_rows(1)
 }
 
-/// Keeps a record that could not be understood, and lets the oldest of the device go past the limit.
+/// Keeps a record that could not be understood; see [`trim_poison`].
 #[must_use]
 #[allow(clippy::too_many_arguments)] // the columns of the table
 pub fn put_poison(
@@ -95,28 +95,31 @@ pub fn put_poison(
     size_bytes: usize,
     reason: &str,
     now_ms: i64,
-) -> [Statement; 2] {
+) -> Statement {
     let insert = "INSERT INTO poison_records (device_id, state_id, seq, org_id, topic, received_at, reason, size_bytes, \
                   raw) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (device_id, state_id, seq) DO NOTHING";
+    Statement::new(
+        insert,
+        values![
+            key.device_id.as_str(),
+            state_id.to_string(),
+            i64::try_from(seq).unwrap_or(i64::MAX),
+            key.org_id.as_str(),
+            topic,
+            now_ms,
+            reason,
+            i64::try_from(size_bytes).unwrap_or(i64::MAX),
+            raw,
+        ],
+    )
+}
+
+/// Forgets all but the newest poison of a device. Once for a batch: a device with a fault sends thousands.
+#[must_use]
+pub fn trim_poison(key: &DeviceKey) -> Statement {
     let trim = "DELETE FROM poison_records WHERE device_id = ?1 AND received_at < (SELECT min(received_at) FROM \
                 (SELECT received_at FROM poison_records WHERE device_id = ?1 ORDER BY received_at DESC LIMIT ?2) newest)";
-    [
-        Statement::new(
-            insert,
-            values![
-                key.device_id.as_str(),
-                state_id.to_string(),
-                i64::try_from(seq).unwrap_or(i64::MAX),
-                key.org_id.as_str(),
-                topic,
-                now_ms,
-                reason,
-                i64::try_from(size_bytes).unwrap_or(i64::MAX),
-                raw,
-            ],
-        ),
-        Statement::new(trim, values![key.device_id.as_str(), POISON_PER_DEVICE]),
-    ]
+    Statement::new(trim, values![key.device_id.as_str(), POISON_PER_DEVICE])
 }
 
 /// What has arrived of one state database, as the API shows it.

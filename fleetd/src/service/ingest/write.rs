@@ -30,6 +30,8 @@ pub(super) struct Draft {
     pub(super) changed: bool,
     /// Records stored, by kind.
     pub(super) kinds: BTreeMap<&'static str, u64>,
+    /// Poison was stored.
+    poisoned: bool,
     /// The committed set has grown since it was last sealed.
     grown: bool,
     /// Committed sets of state databases that this batch has left.
@@ -46,6 +48,7 @@ impl Draft {
             full_ack: false,
             changed: false,
             kinds: BTreeMap::new(),
+            poisoned: false,
             grown: false,
             left: BTreeMap::new(),
         }
@@ -106,11 +109,20 @@ impl Draft {
                 Stored::Poison { seq, raw, size_bytes, reason } => {
                     let topic = super::topic_label(uplink);
                     let put = records::put_poison(key, state_id, seq, topic, &raw, size_bytes, &reason, now);
-                    self.statements.extend(put);
+                    self.statements.push(put);
+                    self.poisoned = true;
                     "poison"
                 }
             };
             *self.kinds.entry(kind).or_default() += 1;
+        }
+    }
+
+    /// What has to be done once at the end of the batch.
+    pub(super) fn finish(&mut self, loaded: &mut Loaded) {
+        self.seal_committed(loaded);
+        if self.poisoned {
+            self.statements.push(records::trim_poison(&loaded.key));
         }
     }
 
