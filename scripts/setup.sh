@@ -29,8 +29,8 @@ for entry in "${wanted[@]}"; do
     *) command -v "$probe" >/dev/null || missing+=("$package") ;;
     esac
 done
-# Debian's python3 has no venv of its own.
-if [ "$task" = test ] && command -v python3 >/dev/null && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+# Debian's python3 has no venv of its own; where there is no python3 yet, it will be Debian's.
+if [ "$task" = test ] && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
     missing+=(python3-venv)
 fi
 
