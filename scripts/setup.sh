@@ -13,7 +13,7 @@ if ! command -v cargo >/dev/null; then
 fi
 
 # command or file that shows a package is there : the package
-wanted=(cc:gcc make:make pkg-config:pkg-config /usr/include/systemd/sd-daemon.h:libsystemd-dev)
+wanted=(cc:gcc /usr/include/stdio.h:libc6-dev make:make pkg-config:pkg-config /usr/include/systemd/sd-daemon.h:libsystemd-dev)
 case $task in
 build) ;;
 demo) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients) ;;
