@@ -1,5 +1,9 @@
 //! Command types and states: who may move a command from which state to which.
 
+pub mod limits;
+pub mod payload;
+pub mod standing;
+
 use sha2::{Digest, Sha256};
 
 use crate::id::CommandId;
@@ -103,14 +107,14 @@ impl CommandState {
             }
             Mover::Device if self.is_terminal() => inferred && self == S::Indeterminate && next.is_terminal(),
             Mover::Device => match self {
-                // Reports of steps in between may be on their way behind a later one, so that skipping is allowed.
-                S::Sent => !matches!(next, S::Pending | S::Sent),
+                // Reports of steps in between may be on their way behind a later one, so that skipping is allowed. A
+                // server that was restored from a copy may have forgotten that it sent the command.
+                S::Pending | S::Sent => !matches!(next, S::Pending | S::Sent),
                 S::Acked => !matches!(next, S::Pending | S::Sent | S::Acked),
                 S::Held => !matches!(next, S::Pending | S::Sent | S::Acked | S::Held),
-                // Back to held only before the first effect, which the device alone knows.
-                S::Running => {
-                    matches!(next, S::Held | S::Completed | S::Failed | S::TimedOut | S::Indeterminate)
-                }
+                // Back to held only before the first effect, which the device alone knows; and from there to any end, with
+                // the report of being held still on its way.
+                S::Running => !matches!(next, S::Pending | S::Sent | S::Acked | S::Running),
                 _ => false,
             },
         }
