@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use common::{PASSWORD, Server};
 use protocol::id::Role;
 use serde_json::json;
@@ -272,4 +274,63 @@ fn guesses_that_come_at_once_are_counted_as_well() {
     });
     assert_eq!(statuses.iter().filter(|status| **status == 401).count(), 10, "{statuses:?}");
     assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 20, "{statuses:?}");
+}
+
+#[test]
+fn under_a_flood_of_guesses_the_right_password_and_forty_neighbours_get_in() {
+    const GUESSES: usize = 200;
+    let server = Server::start();
+    server.person("default", "vera", Role::Viewer);
+    server.person("default", "anna", Role::Admin);
+    let tokens: Vec<_> = (0..40).map(|n| (n, server.device("anna", &format!("cam-{n}")))).collect();
+    let login = |password: &str| {
+        let body = json!({"email": "vera@example.org", "password": password});
+        server.post("/api/v1/auth/login").json(&body)
+    };
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let guess = |n: usize| {
+            let answer = login(&format!("wrong {n}"));
+            answered.fetch_add(1, Ordering::Relaxed);
+            assert!(answer.status == 401 || answer.status == 429, "{}", answer.text);
+            if answer.status == 429 {
+                assert!(answer.headers["retry-after"].parse::<u32>().unwrap() > 0);
+            }
+        };
+        for n in 0..GUESSES {
+            scope.spawn(move || guess(n));
+        }
+        for (n, token) in &tokens {
+            assert_eq!(server.get("/api/v1/connect").by_device(token).send().status, 200, "cam-{n}");
+        }
+        assert!(answered.load(Ordering::Relaxed) < GUESSES, "the guesses did not outlast the neighbours");
+        // Never signed in before, so it waits for its turn like the guesses.
+        let answer = login(PASSWORD);
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        // From now on it is known, and does not wait.
+        for n in GUESSES..GUESSES + 50 {
+            scope.spawn(move || guess(n));
+        }
+        assert_eq!(login(PASSWORD).status, 200);
+    });
+    assert_eq!(answered.load(Ordering::Relaxed), GUESSES + 50);
+}
+
+#[test]
+fn a_changed_password_lets_nobody_in_with_the_old_one() {
+    let server = Server::start();
+    server.person("default", "vera", Role::Viewer);
+    let login = |password: &str| {
+        let body = json!({"email": "vera@example.org", "password": password});
+        server.post("/api/v1/auth/login").json(&body).status
+    };
+    assert_eq!((login(PASSWORD), login(PASSWORD)), (200, 200));
+    let change = json!({"old": PASSWORD, "new": "another horse"});
+    let changed = server.post("/api/v1/auth/password").by_person("vera").json(&change);
+    assert!(changed.status < 300, "{}", changed.text);
+    assert_eq!((login(PASSWORD), login("another horse"), login("another horse")), (401, 200, 200));
+    let email = "vera@example.org".parse().unwrap();
+    let disabled = fleetd::service::accounts::disable_user(&server.app.store, &email, "test", 1);
+    server.runtime.block_on(disabled).unwrap();
+    assert_eq!(login("another horse"), 401);
 }

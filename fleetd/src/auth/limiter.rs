@@ -2,7 +2,7 @@
 //!
 //! Failures are counted for each pair of address and account, because forty devices of a venue share one address and
 //! one of them with a wrong token must not lock out the others. A valid credential is never refused here: the counter
-//! only decides how a failure is answered, and how slowly guesses at a password are looked at.
+//! only decides how a failure is answered.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -32,6 +32,12 @@ impl FailureKey {
             v4 => v4,
         };
         Self { address, account: account.to_lowercase().chars().take(128).collect() }
+    }
+
+    /// The address, or the /64 network.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
     }
 }
 

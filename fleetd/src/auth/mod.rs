@@ -3,16 +3,16 @@
 pub mod caller;
 pub mod jwt;
 pub mod limiter;
+pub mod line;
 pub mod mqtt;
 pub mod password;
 pub mod policy;
 pub mod token;
+pub mod verifiers;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
 use crate::config::{Config, Secret};
@@ -20,12 +20,10 @@ use crate::domain::network::Proxies;
 use crate::service::Error;
 use jwt::{JwtKeys, KeyError};
 use limiter::{FAILURES_MAX, FAILURES_WINDOW_MS, FailureKey, FailureLimiter, RequestLimiter};
-use password::{PasswordError, Passwords};
+use password::{Answer, PasswordError, Passwords};
 
-/// How long each guess waits once an (address, account) has used up its failures. A right password still gets in.
-const SLOW_GUESS: Duration = Duration::from_secs(1);
-/// How many guesses of one (address, account) may wait at once.
-const SLOW_GUESSES_MAX: u32 = 3;
+/// When to come again for a password that was not looked at. The line moves on meanwhile.
+const TURNED_AWAY_SECONDS: u32 = 5;
 /// Rows about refused requests that one (address, account) may add to the audit log within the window.
 const REFUSALS_NOTED_MAX: u32 = 30;
 
@@ -47,12 +45,11 @@ pub struct AuthState {
     pub jwt: JwtKeys,
     /// Who may speak for others, and over what.
     pub proxies: Proxies,
-    passwords: Passwords,
+    passwords: Arc<Passwords>,
     clock: Clock,
     failures: Mutex<FailureLimiter>,
     requests: Mutex<RequestLimiter>,
     refusals: Mutex<FailureLimiter>,
-    guessing: Mutex<HashMap<FailureKey, u32>>,
 }
 
 impl AuthState {
@@ -77,7 +74,6 @@ impl AuthState {
             failures: Mutex::new(FailureLimiter::new(FAILURES_MAX, FAILURES_WINDOW_MS)),
             requests: Mutex::new(RequestLimiter::new(config.rate_limit_requests, period_ms)),
             refusals: Mutex::new(FailureLimiter::new(REFUSALS_NOTED_MAX, FAILURES_WINDOW_MS)),
-            guessing: Mutex::new(HashMap::new()),
         })
     }
 
@@ -89,11 +85,12 @@ impl AuthState {
         self.passwords.hash(password).await.map_err(Error::internal)
     }
 
-    /// Whether the password is right, where `account` was tried from `address`. A failure is counted. Past the limit
-    /// each guess waits, and when too many wait it is refused unread.
+    /// Whether the password is right, where `account` was tried from `address`. A failure is counted, and past the
+    /// limit answered as one too many; a right password is let in all the same. Under a flood it takes until its turn.
     ///
     /// # Errors
-    /// [`Error::TooMany`] past the limit, [`Error::Unauthorized`] for a wrong password, [`Error::Internal`].
+    /// [`Error::Unauthorized`] for a wrong password, [`Error::TooMany`] for a wrong one past the limit or when there is
+    /// no room to wait, [`Error::Internal`].
     pub async fn check_password(
         &self,
         address: IpAddr,
@@ -104,20 +101,17 @@ impl AuthState {
         let key = FailureKey::new(address, account);
         // Counted before it is looked at: guesses that come at the same time count as well. A success clears the count.
         let over = lock(&self.failures).count(&key, self.clock.now_ms());
-        let too_many = |retry_after_seconds| Error::TooMany { retry_after_seconds };
-        let _turn = match over {
-            Some(wait_seconds) => {
-                let turn = SlowTurn::take(self, key.clone()).ok_or(too_many(wait_seconds))?;
-                tokio::time::sleep(SLOW_GUESS * turn.position).await;
-                Some(turn)
+        match self.passwords.check(&key, password, stored).await.map_err(Error::internal)? {
+            Answer::Right => {
+                lock(&self.failures).forget(&key);
+                Ok(())
             }
-            None => None,
-        };
-        if self.passwords.verify(password, stored).await.map_err(Error::internal)? {
-            lock(&self.failures).forget(&key);
-            return Ok(());
+            Answer::Wrong => Err(over
+                .map_or(Error::Unauthorized("wrong e-mail address or password"), |retry_after_seconds| {
+                    Error::TooMany { retry_after_seconds }
+                })),
+            Answer::TurnedAway => Err(Error::TooMany { retry_after_seconds: TURNED_AWAY_SECONDS }),
         }
-        Err(over.map_or(Error::Unauthorized("wrong e-mail address or password"), too_many))
     }
 
     /// Counts a failure and says how it is answered: 401, or 429 past the limit.
@@ -143,39 +137,6 @@ impl AuthState {
     /// Whether a refusal may still be written to the audit log, which must not be filled from outside.
     pub fn may_note_refusal(&self, address: IpAddr, account: &str) -> bool {
         lock(&self.refusals).count(&FailureKey::new(address, account), self.clock.now_ms()).is_none()
-    }
-}
-
-/// A place among the guesses of one (address, account) that wait; given back when dropped.
-struct SlowTurn<'a> {
-    auth: &'a AuthState,
-    key: FailureKey,
-    position: u32,
-}
-
-impl<'a> SlowTurn<'a> {
-    fn take(auth: &'a AuthState, key: FailureKey) -> Option<Self> {
-        let mut guessing = lock(&auth.guessing);
-        let waiting = guessing.entry(key.clone()).or_insert(0);
-        if *waiting >= SLOW_GUESSES_MAX {
-            return None;
-        }
-        *waiting += 1;
-        let position = *waiting;
-        drop(guessing);
-        Some(Self { auth, key, position })
-    }
-}
-
-impl Drop for SlowTurn<'_> {
-    fn drop(&mut self) {
-        let mut guessing = lock(&self.auth.guessing);
-        if let Some(waiting) = guessing.get_mut(&self.key) {
-            *waiting -= 1;
-            if *waiting == 0 {
-                guessing.remove(&self.key);
-            }
-        }
     }
 }
 
