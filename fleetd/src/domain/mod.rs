@@ -1,6 +1,7 @@
 //! Pure decisions and checked types: no socket, file, clock or task in here.
 
 pub mod audit;
+pub mod command;
 pub mod device;
 pub mod enrollment;
 pub mod fields;

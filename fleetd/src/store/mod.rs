@@ -1,6 +1,7 @@
 //! The database: the truth of the whole system. Use it through [`Store`]; one module for each group of tables.
 
 pub mod audit;
+pub mod commands;
 pub mod credentials;
 pub mod device_state;
 pub mod devices;

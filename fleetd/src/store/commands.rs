@@ -1,0 +1,231 @@
+//! Commands and their history. Every change is a compare-and-swap on the revision, together with the line of history
+//! that tells it.
+
+use protocol::command::standing::Standing;
+use protocol::id::StateId;
+
+use super::{Row, Statement, Store, StoreError, Value, parse_column};
+use crate::domain::command::{Command, Order, Overridden, Step};
+use crate::domain::device::DeviceRowId;
+use crate::domain::org::OrgId;
+use crate::values;
+
+/// The columns that [`read`] needs, of the tables called `c` (commands) and `d` (devices).
+pub(crate) const COLUMNS: &str = "c.id, c.org_id, c.device_id, d.device_id AS device, c.type, c.payload, c.priority, \
+     c.timeout_seconds, c.notes, c.created_by, c.created_by_name, c.created_at, c.expires_at, c.reference, \
+     c.request_hash, c.override_reason, c.override_by, c.override_at, c.status, c.inferred, c.revision, c.held_reason, \
+     c.progress_percent, c.result, c.error, c.reason, c.acked_at, c.started_at, c.completed_at, c.bound, \
+     c.sent_state_id, c.sent_at, c.last_sent_at, c.report_seq, c.heard_at, c.cancel_requested_at, c.cancel_sent_at, \
+     c.override_sent_at, c.query_sent_at, c.query_first, c.lease_nonce, c.lease_asked_at, c.polls_since_sent";
+
+/// `FROM` for [`COLUMNS`].
+pub(crate) const FROM: &str = "FROM commands c JOIN devices d ON d.id = c.device_id";
+
+/// The states of a command that has not ended, for SQL.
+pub(crate) const OPEN: &str = "('pending', 'sent', 'acked', 'held', 'running')";
+
+fn number<T: TryFrom<i64>>(row: &Row, column: &'static str) -> Result<T, StoreError> {
+    T::try_from(row.int(column)?)
+        .map_err(|_| StoreError::Column { column: column.to_owned(), expected: "a smaller number" })
+}
+
+/// Reads a row of [`COLUMNS`].
+pub(crate) fn read(row: &Row) -> Result<Command, StoreError> {
+    let progress = row.opt_int("progress_percent")?.and_then(|percent| u8::try_from(percent).ok());
+    let overridden =
+        match (row.opt_text("override_reason")?, row.opt_text("override_by")?, row.opt_int("override_at")?) {
+            (Some(reason), Some(by), Some(at)) => Some(Overridden { reason, by, at }),
+            _ => None,
+        };
+    Ok(Command {
+        order: Order {
+            id: parse_column(row, "id")?,
+            org_id: OrgId::new(row.text("org_id")?),
+            device_id: DeviceRowId::new(row.text("device_id")?),
+            device: parse_column(row, "device")?,
+            kind: parse_column(row, "type")?,
+            payload: row.opt_json("payload")?.unwrap_or_default(),
+            priority: number(row, "priority")?,
+            timeout_seconds: number(row, "timeout_seconds")?,
+            notes: row.opt_text("notes")?,
+            created_by: row.text("created_by")?,
+            created_by_name: row.opt_text("created_by_name")?,
+            created_at: row.int("created_at")?,
+            expires_at: row.int("expires_at")?,
+            reference: row.opt_text("reference")?,
+            request_hash: row.text("request_hash")?,
+        },
+        standing: Standing {
+            state: parse_column(row, "status")?,
+            inferred: row.bool("inferred")?,
+            report_seq: number(row, "report_seq")?,
+        },
+        overridden,
+        revision: row.int("revision")?,
+        held_reason: row.opt_text("held_reason")?,
+        progress_percent: progress,
+        result: row.opt_json("result")?,
+        error: row.opt_text("error")?,
+        reason: row.opt_text("reason")?,
+        acked_at: row.opt_int("acked_at")?,
+        started_at: row.opt_int("started_at")?,
+        completed_at: row.opt_int("completed_at")?,
+        bound: row.opt_text("bound")?.is_some().then(|| parse_column(row, "bound")).transpose()?,
+        sent_state_id: row
+            .opt_text("sent_state_id")?
+            .is_some()
+            .then(|| parse_column::<StateId>(row, "sent_state_id"))
+            .transpose()?,
+        sent_at: row.opt_int("sent_at")?,
+        last_sent_at: row.opt_int("last_sent_at")?,
+        heard_at: row.opt_int("heard_at")?,
+        cancel_requested_at: row.opt_int("cancel_requested_at")?,
+        cancel_sent_at: row.opt_int("cancel_sent_at")?,
+        override_sent_at: row.opt_int("override_sent_at")?,
+        query_sent_at: row.opt_int("query_sent_at")?,
+        query_first: row.bool("query_first")?,
+        lease_nonce: row.opt_blob("lease_nonce")?,
+        lease_asked_at: row.opt_int("lease_asked_at")?,
+        polls_since_sent: row.int("polls_since_sent")?,
+    })
+}
+
+/// Stores a new command with the first line of its history.
+#[must_use]
+pub fn insert(command: &Command) -> [Statement; 2] {
+    let order = &command.order;
+    let (reason, by, at) = overridden(command);
+    let row = Statement::new(
+        "INSERT INTO commands (id, org_id, device_id, type, payload, priority, timeout_seconds, notes, created_by, \
+         created_by_name, created_at, expires_at, reference, request_hash, override_reason, override_by, override_at, \
+         status, revision) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+        values![
+            order.id.as_str(),
+            order.org_id.as_str(),
+            order.device_id.as_str(),
+            order.kind.as_str(),
+            order.payload.to_string(),
+            order.priority,
+            order.timeout_seconds,
+            order.notes.clone(),
+            order.created_by.as_str(),
+            order.created_by_name.clone(),
+            order.created_at,
+            order.expires_at,
+            order.reference.clone(),
+            order.request_hash.as_str(),
+            reason,
+            by,
+            at,
+            command.state().as_str(),
+            command.revision,
+        ],
+    );
+    let step = Step {
+        status: command.state(),
+        at: order.created_at,
+        device_at: None,
+        report_seq: None,
+        detail: order.notes.clone(),
+    };
+    [row, history(command, command.revision, &step)]
+}
+
+/// Stores a command as it is now if it is still at the revision that it was read with. With `step` the history gets a
+/// line. The command's own `revision` is raised to the new one.
+#[must_use]
+pub fn update(command: &mut Command, step: Option<&Step>) -> Vec<Statement> {
+    let before = command.revision;
+    command.revision += 1;
+    let (reason, by, at) = overridden(command);
+    let params = values![
+        command.order.id.as_str(),
+        before,
+        command.revision,
+        reason,
+        by,
+        at,
+        command.state().as_str(),
+        command.standing.inferred,
+        command.standing.report_seq,
+        command.held_reason.clone(),
+        command.progress_percent.map(i64::from),
+        command.result.as_ref().map(ToString::to_string),
+        command.error.clone(),
+        command.reason.clone(),
+        command.acked_at,
+        command.started_at,
+        command.completed_at,
+        command.bound.map(|path| path.as_str().to_owned()),
+        command.sent_state_id.map(|id| id.to_string()),
+        command.sent_at,
+        command.last_sent_at,
+        command.heard_at,
+        command.cancel_requested_at,
+        command.cancel_sent_at,
+        command.override_sent_at,
+        command.query_sent_at,
+        command.query_first,
+        command.lease_nonce.clone(),
+        command.lease_asked_at,
+        command.polls_since_sent,
+    ];
+    const SQL: &str = "\
+UPDATE commands SET revision = ?3, override_reason = ?4, override_by = ?5, override_at = ?6, status = ?7, inferred = ?8,
+ report_seq = ?9, held_reason = ?10, progress_percent = ?11, result = ?12, error = ?13, reason = ?14, acked_at = ?15,
+ started_at = ?16, completed_at = ?17, bound = ?18, sent_state_id = ?19, sent_at = ?20, last_sent_at = ?21,
+ heard_at = ?22, cancel_requested_at = ?23, cancel_sent_at = ?24, override_sent_at = ?25, query_sent_at = ?26,
+ query_first = ?27, lease_nonce = ?28, lease_asked_at = ?29, polls_since_sent = ?30
+WHERE id = ?1 AND revision = ?2";
+    let mut statements = vec![Statement::new(SQL, params).expect_rows(1)];
+    statements.extend(step.map(|step| history(command, command.revision, step)));
+    statements
+}
+
+fn overridden(command: &Command) -> (Option<String>, Option<String>, Option<i64>) {
+    let overridden = command.overridden.as_ref();
+    (overridden.map(|o| o.reason.clone()), overridden.map(|o| o.by.clone()), overridden.map(|o| o.at))
+}
+
+fn history(command: &Command, revision: i64, step: &Step) -> Statement {
+    Statement::new(
+        "INSERT INTO command_history (command_id, revision, org_id, status, at, device_at, report_seq, detail) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        values![
+            command.order.id.as_str(),
+            revision,
+            command.order.org_id.as_str(),
+            step.status.as_str(),
+            step.at,
+            step.device_at,
+            step.report_seq.map(i64::from),
+            step.detail.clone(),
+        ],
+    )
+}
+
+/// Commands that `condition` names (of the tables `c` and `d`), in the order of `order`.
+async fn select(store: &Store, condition: &str, params: Vec<Value>) -> Result<Vec<Command>, StoreError> {
+    let rows = store.query(format!("SELECT {COLUMNS} {FROM} WHERE {condition}"), params).await?;
+    rows.iter().map(read).collect()
+}
+
+/// One command of an organisation.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn one(store: &Store, org: &OrgId, id: &str) -> Result<Option<Command>, StoreError> {
+    let found = select(store, "c.org_id = ?1 AND c.id = ?2", values![org.as_str(), id]).await?;
+    Ok(found.into_iter().next())
+}
+
+/// The commands of a device that have not ended, by priority, then age.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn open_of(store: &Store, device: &DeviceRowId) -> Result<Vec<Command>, StoreError> {
+    let condition =
+        format!("c.device_id = ?1 AND c.status IN {OPEN} ORDER BY c.priority, c.created_at, c.id");
+    select(store, &condition, values![device.as_str()]).await
+}
