@@ -136,7 +136,10 @@ pub struct Outbox {
     /// Entries before this position are acknowledged or sent: where the search for the oldest waiting one begins.
     waiting_from: usize,
     thin_from: u64,
+    /// What must be told of each window; see `void.rs`.
     voids: BTreeMap<u64, Voided>,
+    /// Every void record, acknowledged or not, with the first number that it names: its place in the order of sending.
+    void_places: BTreeMap<u64, u64>,
 }
 
 impl Outbox {
@@ -153,11 +156,16 @@ impl Outbox {
             waiting_from: 0,
             thin_from: 0,
             voids: BTreeMap::new(),
+            void_places: BTreeMap::new(),
         };
         for (seq, kind, body_bytes) in loaded.records {
+            if kind == Kind::Void {
+                outbox.void_places.insert(seq, seq);
+            }
             outbox.push(Entry { seq, body_bytes, kind, standing: Standing::Pending });
         }
         for (seq, gone) in &loaded.voids {
+            outbox.place_void(*seq, gone);
             if !loaded.committed.contains(*seq) {
                 void::remember(&mut outbox.voids, *seq, gone);
             }
@@ -231,6 +239,7 @@ impl Outbox {
             });
             self.cost_bytes = cost;
             self.waiting_from = 0;
+            self.void_places.retain(|seq, _| change.delete.binary_search(seq).is_err());
         }
         for row in &change.insert {
             // A body is limited to 256 KiB.
@@ -239,6 +248,7 @@ impl Outbox {
         }
         self.next_seq = self.next_seq.max(change.next_seq);
         for (window, voided) in &change.notes.voided {
+            voided.iter().for_each(|(seq, gone)| self.place_void(*seq, gone));
             self.voids.insert(*window, voided.clone());
         }
         if let Some(from) = change.notes.thin_from {
@@ -280,6 +290,11 @@ impl Outbox {
         void::forget_committed(&mut self.voids, ranges);
         self.committed = ranges.clone();
         self.committed_is_stored = false;
+    }
+
+    fn place_void(&mut self, seq: u64, gone: &RangeSet) {
+        // One that cannot be read names nothing: it stands where it is.
+        self.void_places.insert(seq, gone.as_slice().first().map_or(seq, |first| first.0));
     }
 
     fn push(&mut self, entry: Entry) {

@@ -1,5 +1,7 @@
 //! Making room: acknowledged records go first, the oldest before the others; then heartbeats and logs are thinned.
 
+use protocol::ranges::RangeSet;
+
 use super::void::{self, Voided};
 use super::{Change, Entry, Kind, Outbox, Row, STAMP_BYTES, Standing, cost_bytes};
 use crate::record;
@@ -53,7 +55,8 @@ impl Outbox {
             let (freed, next) = self.thin(excess + ceiling / 32, &mut gone);
             thin_from = Some(next);
             let (windows, _) = void::merge(&self.voids, &gone);
-            let told: u64 = windows.values().map(|voided| cost_bytes(void_body(voided, ts_ms).len())).sum();
+            let shares = windows.values().flat_map(void::shares);
+            let told: u64 = shares.map(|share| cost_bytes(void_body(&share, ts_ms).len())).sum();
             if freed < excess + told {
                 return Err(Refused::Full);
             }
@@ -72,7 +75,7 @@ impl Outbox {
         self.give_up(Vec::new(), &here, ts_ms)
     }
 
-    /// A change without a new record: `delete` goes quietly, `gone` with a void record.
+    /// A change without a new record: `delete` goes quietly, `gone` with void records.
     fn give_up(&self, mut delete: Vec<u64>, gone: &[u64], ts_ms: i64) -> Change {
         let (windows, replaced) = void::merge(&self.voids, gone);
         delete.extend(gone);
@@ -85,12 +88,15 @@ impl Outbox {
             committed: (!self.committed_is_stored).then(|| self.committed.clone()),
             ..Change::default()
         };
-        for (window, mut voided) in windows {
-            let seq = change.next_seq;
-            voided.told_by = vec![seq];
-            change.insert.push(Row { seq, kind: Kind::Void, body: void_body(&voided, ts_ms) });
+        for (window, gone) in windows {
+            let mut voided = Voided::new();
+            for share in void::shares(&gone) {
+                let seq = change.next_seq;
+                change.insert.push(Row { seq, kind: Kind::Void, body: void_body(&share, ts_ms) });
+                voided.insert(seq, share);
+                change.next_seq += 1;
+            }
             change.notes.voided.push((window, voided));
-            change.next_seq += 1;
         }
         change
     }
@@ -157,6 +163,6 @@ impl Outbox {
     }
 }
 
-fn void_body(voided: &Voided, ts_ms: i64) -> Vec<u8> {
-    record::void_body(void::entries(&voided.gone), ts_ms)
+fn void_body(gone: &RangeSet, ts_ms: i64) -> Vec<u8> {
+    record::void_body(void::entries(gone), ts_ms)
 }

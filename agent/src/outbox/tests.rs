@@ -110,12 +110,16 @@ impl Model {
 }
 
 /// The order of sending, as simply as it can be put.
-fn first_by_the_rule(outbox: &Outbox) -> Option<u64> {
+fn first_by_the_rule(outbox: &Outbox, database: &BTreeMap<u64, Row>) -> Option<u64> {
     let waiting: Vec<&Entry> = outbox.entries.iter().filter(|entry| entry.standing.is_waiting()).collect();
     let newest_heartbeat = outbox.entries.iter().rev().find(|entry| entry.kind == Kind::Heartbeat);
     let report = waiting.iter().find(|entry| entry.kind == Kind::Report).map(|entry| entry.seq);
     let newest = newest_heartbeat.filter(|entry| entry.standing.is_waiting()).map(|entry| entry.seq);
-    report.or(newest).or(waiting.first().map(|entry| entry.seq))
+    let place = |entry: &&&Entry| match entry.kind {
+        Kind::Void => record::gone(&database[&entry.seq].body).as_slice()[0].0,
+        _ => entry.seq,
+    };
+    report.or(newest).or(waiting.iter().min_by_key(place).map(|entry| entry.seq))
 }
 
 #[derive(Debug, Clone)]
@@ -157,7 +161,7 @@ fn run(model: &mut Model, step: Step) {
             model.append(kind, bytes);
         }
         Step::Send(room) => {
-            let expected = first_by_the_rule(&model.outbox);
+            let expected = first_by_the_rule(&model.outbox, &model.database);
             assert_eq!(model.send(room).first().copied(), expected);
         }
         Step::Resend => {
@@ -255,6 +259,56 @@ fn reports_go_first_then_the_newest_heartbeat_then_the_rest_oldest_first() {
         order.push(sent);
     }
     assert_eq!(order, [vec![5, 8], vec![9], vec![1, 2], vec![3], vec![4, 6], vec![7]]);
+}
+
+#[test]
+fn a_void_record_goes_where_the_first_number_that_it_names_would_have_gone() {
+    let mut model = Model::new(BUDGET_BYTES);
+    for _ in 0..9 {
+        model.append(Kind::Heartbeat, 100).unwrap();
+    }
+    model.append(Kind::Report, 100).unwrap();
+    let change = model.outbox.plan_drop(&[4, 6], TS_MS);
+    model.commit(&change);
+    let order = |model: &mut Model| -> Vec<Vec<u64>> {
+        std::iter::from_fn(|| Some(model.send(10_000)).filter(|sent| !sent.is_empty())).collect()
+    };
+    let expected = [vec![10], vec![9], vec![1, 2, 3], vec![11], vec![5, 7, 8]];
+    assert_eq!(order(&mut model), expected);
+    // Acknowledged, and then lost by the server: it has its place again.
+    model.acknowledge(|_| true);
+    model.server = [(9, 10)].into_iter().collect();
+    model.hear();
+    assert_eq!(order(&mut model), expected[2..]);
+}
+
+#[test]
+fn where_gone_and_kept_alternate_a_window_has_several_void_records_that_each_open_few_gaps() {
+    let mut model = Model::new(BUDGET_BYTES / 2);
+    for _ in 0..45_000 {
+        model.append(Kind::Heartbeat, 100).unwrap();
+    }
+    let voids: Vec<(u64, RangeSet)> = model
+        .database
+        .values()
+        .filter(|row| row.kind == Kind::Void)
+        .map(|row| (row.seq, record::gone(&row.body)))
+        .collect();
+    assert!(voids.len() >= 5);
+    assert!(voids.iter().all(|(_, gone)| gone.as_slice().len() <= void::RANGES_PER_RECORD));
+    // When the server has some of them, only the others are told anew.
+    let (first, named) = &voids[0];
+    model.sent.insert(*first);
+    model.outbox.mark_sent(&[*first]);
+    model.acknowledge(|_| true);
+    let poison = named.as_slice()[0].0 + 1;
+    let change = model.outbox.plan_drop(&[poison], TS_MS);
+    model.commit(&change);
+    model.check();
+    let told = model.told_gone();
+    assert!(model.database.contains_key(first), "it stays while there is room");
+    assert!(voids.iter().all(|(_, gone)| gone.as_slice().iter().all(|range| told.contains(range.0))));
+    assert!(told.contains(poison));
 }
 
 #[test]

@@ -6,9 +6,12 @@
 //! * A record is taken only if its connection number is that of the last birth (modulo 65536); its state id is that
 //!   birth's. Others are left uncommitted: the device repeats its birth before it sends again.
 
+#[cfg(test)]
+mod tests;
+
 use protocol::{
     codec::{self, CodecError, Record, Value, limit},
-    message::{Birth, CommandReport, Event, Heartbeat, LogBatch, Presence, Reported},
+    message::{Birth, CommandReport, Event, Heartbeat, LogBatch, Presence, Reported, Void},
     ranges::RangeSet,
     topic::Uplink,
 };
@@ -18,9 +21,12 @@ use super::{
     timing::{Anchor, is_fresh},
 };
 
-/// Most ranges that the committed set of one state database may have: keeps an acknowledgement under 256 KiB.
-/// Records that would make a further gap are left uncommitted until gaps have closed.
+/// Most ranges that the committed set of one state database may have: keeps an acknowledgement under 256 KiB. What
+/// would make more is left uncommitted until gaps have closed; see [`Lane::commit`].
 pub const RANGES_MAX: usize = 20_000;
+/// With this many ranges a record by itself makes no further one. The rest is for voids: an agent's names at most 1024
+/// ranges, so there is room for one whatever else the set is full of, and the records between them then close gaps.
+pub const APART_MAX: usize = 16_000;
 /// What is kept of a record that could not be understood, in bytes.
 pub const POISON_MAX_BYTES: usize = 8 * 1024;
 
@@ -171,9 +177,8 @@ impl Lane {
                 }
                 Ok(vec![Stored::Log(batch)])
             }),
-            Uplink::Event => {
-                self.each(payload, limit::COMMAND_BYTES, &mut taken, |lane, event| lane.event(event))
-            }
+            Uplink::Event => self
+                .each(payload, limit::COMMAND_BYTES, &mut taken, |_, event| Ok(vec![Stored::Event(event)])),
             Uplink::Birth | Uplink::Presence => Ok(()),
         };
         if let Err(error) = result {
@@ -212,18 +217,20 @@ impl Lane {
                 taken.acknowledge = true;
                 continue;
             }
-            let touches = |n: Option<u64>| n.is_some_and(|n| self.committed.contains(n));
-            let is_apart = !touches(seq.checked_sub(1)) && !touches(seq.checked_add(1));
-            if is_apart && self.committed.as_slice().len() >= RANGES_MAX {
+            let gone = match &record {
+                Record::Good(good) => named_gone(seq, good.void()),
+                Record::Poison { .. } => Ok(RangeSet::new()),
+            };
+            let (gone, refused) = gone.map_or_else(|why| (RangeSet::new(), Some(why)), |gone| (gone, None));
+            if !self.commit(seq, &gone) {
                 taken.gaps += 1;
                 continue;
             }
-            self.committed.insert(seq);
             taken.acknowledge = true;
             match record {
                 Record::Good(good) => {
                     let raw = codec::encode_named(&good).unwrap_or_default();
-                    match accept(self, good) {
+                    match refused.map_or_else(|| accept(self, good), |why| Err(why.to_owned())) {
                         Ok(stored) => taken.stored.extend(stored),
                         Err(reason) => taken.stored.push(poison(seq, raw, reason)),
                     }
@@ -232,6 +239,34 @@ impl Lane {
             }
         }
         Ok(())
+    }
+
+    /// Counts a record, and the numbers that it says are gone, as committed, unless the set would have too many ranges
+    /// then. No order of arrival locks up for good:
+    /// * a record next to a range makes no further one, and is always taken;
+    /// * a void is taken if the set with it has room, or has no more ranges than before: it may well close gaps;
+    /// * what is not taken is not poison. The device keeps it and sends it again, the oldest first, which lies next to
+    ///   what is committed. Were a void acknowledged without effect, its gaps would stay open for ever.
+    fn commit(&mut self, seq: u64, gone: &RangeSet) -> bool {
+        let ranges = self.committed.as_slice().len();
+        if gone.is_empty() {
+            let touches = |n: Option<u64>| n.is_some_and(|n| self.committed.contains(n));
+            // Nothing is below the first number, 1.
+            let is_apart = seq > 1 && !touches(seq.checked_sub(1)) && !touches(seq.checked_add(1));
+            if is_apart && ranges >= APART_MAX {
+                return false;
+            }
+            self.committed.insert(seq);
+            return true;
+        }
+        let mut committed = self.committed.clone();
+        committed.extend(gone);
+        committed.insert(seq);
+        if committed.as_slice().len() > RANGES_MAX.max(ranges) {
+            return false;
+        }
+        self.committed = committed;
+        true
     }
 
     fn is_of_birth(&self, connection: Option<u16>) -> bool {
@@ -250,29 +285,21 @@ impl Lane {
         let alive = fresh.then_some(Stored::Alive(at));
         Ok(alive.into_iter().chain([Stored::Heartbeat(Box::new(sample))]).collect())
     }
+}
 
-    fn event(&mut self, event: Event) -> Result<Vec<Stored>, String> {
-        if event.void.is_empty() {
-            return Ok(vec![Stored::Event(event)]);
+/// The numbers that the voids of record `seq` name, or why they cannot be believed.
+fn named_gone(seq: u64, voids: &[Void]) -> Result<RangeSet, &'static str> {
+    let mut ranges = Vec::new();
+    for void in voids {
+        let gone = void.gone().ok_or("a void that is not well-formed")?;
+        // A device can give up only what it had numbered before this record.
+        if gone.max().is_some_and(|max| max >= seq) {
+            return Err("a void that reaches past its own event");
         }
-        let mut ranges = Vec::new();
-        for void in &event.void {
-            let gone = void.gone().ok_or("a void that is not well-formed")?;
-            // A device can give up only what it had numbered before this event.
-            if gone.max().is_some_and(|max| max >= event.seq) {
-                return Err("a void that reaches past its own event".to_owned());
-            }
-            ranges.extend_from_slice(gone.as_slice());
-        }
-        // Gathered, then merged once: a hostile event names so many that one by one they would hold up every device.
-        let mut committed = self.committed.clone();
-        committed.extend(&ranges.into_iter().collect());
-        if committed.as_slice().len() > RANGES_MAX.max(self.committed.as_slice().len()) {
-            return Err("voids with too many gaps".to_owned());
-        }
-        self.committed = committed;
-        Ok(vec![Stored::Event(event)])
+        ranges.extend_from_slice(gone.as_slice());
     }
+    // Gathered, then merged once: a hostile event names so many that one by one they would hold up every device.
+    Ok(ranges.into_iter().collect())
 }
 
 fn is_about(presence: &Presence, birth: &Birth) -> bool {
@@ -309,6 +336,10 @@ pub trait Numbered {
     fn seq(&self) -> u64;
     /// The connection number of the birth that it follows, modulo 65536.
     fn connection(&self) -> u16;
+    /// What it says is gone.
+    fn void(&self) -> &[Void] {
+        &[]
+    }
 }
 
 macro_rules! numbered {
@@ -319,7 +350,19 @@ macro_rules! numbered {
         })+
     };
 }
-numbered!(Heartbeat, CommandReport, Reported, LogBatch, Event);
+numbered!(Heartbeat, CommandReport, Reported, LogBatch);
+
+impl Numbered for Event {
+    fn seq(&self) -> u64 {
+        self.seq
+    }
+    fn connection(&self) -> u16 {
+        self.connection
+    }
+    fn void(&self) -> &[Void] {
+        &self.void
+    }
+}
 
 /// A record of a kind that this version cannot read: there is none.
 enum Unread {}
