@@ -69,7 +69,7 @@ counters! {
     retained_bytes,
     /// Logins that succeeded.
     connects,
-    /// Connections closed before login for lack of room (in all, or from one address).
+    /// Connections closed before login to make room for a newer one (in all, or from one address).
     refused_before_login,
     /// Connections that sent no whole CONNECT in time, or something else.
     refused_handshake,
@@ -79,10 +79,10 @@ counters! {
     refused_credentials,
     /// Known, but may not connect; or credentials over plain TCP from elsewhere.
     refused_not_authorized,
-    /// Refused without a look at the password because many attempts of a failing (address, user name) were waiting.
+    /// Wrong user name, password or token after many failures of the same (address, user name).
     refused_too_many_failures,
-    /// Logins that had to wait after failures of the same (address, user name).
-    logins_held_back,
+    /// Answers to these that were held back.
+    answers_held_back,
     /// Credentials could not be checked.
     refused_unavailable,
     /// Client ids that are not acceptable.

@@ -1,19 +1,19 @@
 //! Failed logins, counted for each (address, user name).
 //!
 //! A venue's boxes share an address, so one box with a wrong token must not lock out the others, nor somebody who
-//! guesses at a box's name the box itself: only the pair is slowed down, and only after several failures. Its attempts
-//! then get their turn one after another, and a right password gets in at its turn. Only when many are waiting already
-//! is one refused unseen. Pure; takes the time of each call. Bounded: when there is no room the pair that failed longest
-//! ago is forgotten.
+//! guesses at a box's name the box itself. So every login is looked at, and what is limited is the failure alone: after
+//! several of a pair the next one is answered as one too many, and later, one after another, so that a client that
+//! tries again and again does so slowly. Pure; takes the time of each call. Bounded: when there is no room the pair that
+//! failed longest ago is forgotten.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Between two attempts of a pair that has failed too often.
+/// Between two answers to a pair that has failed too often.
 const SPACING: Duration = Duration::from_millis(500);
-/// The longest that an attempt waits.
+/// The longest that an answer is held back; when so many wait already, the next is given at once.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How many pairs are remembered.
 const MAX_PAIRS: usize = 16 * 1024;
@@ -29,17 +29,17 @@ struct Pair {
 struct Failed {
     count: u32,
     since: Instant,
-    /// When the next attempt has its turn, once there have been too many.
-    next_turn: Instant,
+    /// When the last answer that is held back will be given.
+    answered_at: Instant,
 }
 
-/// When an attempt may be looked at.
+/// How a failure is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    Now,
-    At(Instant),
-    /// Too many attempts of this pair are waiting.
-    Never,
+pub(crate) enum Failure {
+    /// As what it is, at once.
+    Plain,
+    /// As one too many, not before this time.
+    TooMany(Instant),
 }
 
 /// The failures of the last while.
@@ -61,28 +61,8 @@ impl Failures {
         Pair { address, user: self.hasher.hash_one(user) }
     }
 
-    /// When the pair's next attempt may be looked at; a turn that is given out is used up.
-    pub(crate) fn turn(&mut self, address: IpAddr, user: &str, now: Instant) -> Turn {
-        let pair = self.pair(address, user);
-        let (limit, window) = (self.limit, self.window);
-        let Some(failed) = self.pairs.get_mut(&pair) else { return Turn::Now };
-        if failed.count < limit || now.saturating_duration_since(failed.since) >= window {
-            return Turn::Now;
-        }
-        let turn = failed.next_turn;
-        if turn <= now {
-            failed.next_turn = now + SPACING;
-            return Turn::Now;
-        }
-        if turn.saturating_duration_since(now) > LONGEST_WAIT {
-            return Turn::Never;
-        }
-        failed.next_turn = turn + SPACING;
-        Turn::At(turn)
-    }
-
     /// Counts a failure.
-    pub(crate) fn failed(&mut self, address: IpAddr, user: &str, now: Instant) {
+    pub(crate) fn failed(&mut self, address: IpAddr, user: &str, now: Instant) -> Failure {
         let pair = self.pair(address, user);
         if self.pairs.len() >= MAX_PAIRS && !self.pairs.contains_key(&pair) {
             let window = self.window;
@@ -94,12 +74,21 @@ impl Failures {
                 self.pairs.remove(&oldest);
             }
         }
-        let failed = self.pairs.entry(pair).or_insert(Failed { count: 0, since: now, next_turn: now });
+        let fresh = Failed { count: 0, since: now, answered_at: now };
+        let failed = self.pairs.entry(pair).or_insert(fresh);
         if now.saturating_duration_since(failed.since) >= self.window {
-            *failed = Failed { count: 0, since: now, next_turn: now };
+            *failed = fresh;
         }
         failed.count = failed.count.saturating_add(1);
-        failed.next_turn = failed.next_turn.max(now + SPACING);
+        if failed.count <= self.limit {
+            return Failure::Plain;
+        }
+        let answer_at = failed.answered_at.max(now) + SPACING;
+        if answer_at.saturating_duration_since(now) > LONGEST_WAIT {
+            return Failure::TooMany(now);
+        }
+        failed.answered_at = answer_at;
+        Failure::TooMany(answer_at)
     }
 
     /// Forgets the pair's failures.
@@ -116,30 +105,31 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(60);
 
     #[test]
-    fn only_the_failing_account_of_an_address_has_to_wait() {
+    fn only_the_failing_account_of_an_address_is_answered_later() {
         let now = Instant::now();
         let mut failures = Failures::new(3, WINDOW);
         for _ in 0..3 {
-            assert_eq!(failures.turn(VENUE, "acme/a", now), Turn::Now);
-            failures.failed(VENUE, "acme/a", now);
+            assert_eq!(failures.failed(VENUE, "acme/a", now), Failure::Plain);
         }
-        assert_eq!(failures.turn(VENUE, "acme/a", now), Turn::At(now + SPACING));
-        assert_eq!(failures.turn(VENUE, "acme/b", now), Turn::Now);
-        assert_eq!(failures.turn([198, 51, 100, 1].into(), "acme/a", now), Turn::Now);
+        assert_eq!(failures.failed(VENUE, "acme/a", now), Failure::TooMany(now + SPACING));
+        assert_eq!(failures.failed(VENUE, "acme/b", now), Failure::Plain);
+        assert_eq!(failures.failed([198, 51, 100, 1].into(), "acme/a", now), Failure::Plain);
     }
 
     #[test]
-    fn attempts_of_a_failing_pair_get_their_turn_one_after_another_until_too_many_wait() {
+    fn failures_of_a_pair_are_answered_one_after_another_until_too_many_wait() {
         let now = Instant::now();
         let mut failures = Failures::new(1, WINDOW);
         failures.failed(VENUE, "acme/a", now);
-        let turns: Vec<Turn> = (0..12).map(|_| failures.turn(VENUE, "acme/a", now)).collect();
-        assert_eq!(turns[..2], [Turn::At(now + SPACING), Turn::At(now + 2 * SPACING)]);
-        assert_eq!(turns[9..], [Turn::At(now + LONGEST_WAIT), Turn::Never, Turn::Never]);
-        // A turn that was not asked for does not add up.
+        let answers: Vec<Failure> = (0..12).map(|_| failures.failed(VENUE, "acme/a", now)).collect();
+        assert_eq!(answers[..2], [1, 2].map(|n| Failure::TooMany(now + n * SPACING)));
+        assert_eq!(
+            answers[9..],
+            [LONGEST_WAIT, Duration::ZERO, Duration::ZERO].map(|wait| Failure::TooMany(now + wait))
+        );
+        // Time that nobody waited for does not add up.
         let later = now + 2 * LONGEST_WAIT;
-        assert_eq!(failures.turn(VENUE, "acme/a", later), Turn::Now);
-        assert_eq!(failures.turn(VENUE, "acme/a", later), Turn::At(later + SPACING));
+        assert_eq!(failures.failed(VENUE, "acme/a", later), Failure::TooMany(later + SPACING));
     }
 
     #[test]
@@ -147,20 +137,17 @@ mod tests {
         let now = Instant::now();
         let mut failures = Failures::new(1, WINDOW);
         failures.failed(VENUE, "acme/a", now);
-        assert_eq!(failures.turn(VENUE, "acme/a", now), Turn::At(now + SPACING));
-        for _ in 0..2 {
-            assert_eq!(failures.turn(VENUE, "acme/a", now + WINDOW), Turn::Now);
-        }
+        assert_eq!(failures.failed(VENUE, "acme/a", now), Failure::TooMany(now + SPACING));
+        assert_eq!(failures.failed(VENUE, "acme/a", now + WINDOW), Failure::Plain);
     }
 
     #[test]
     fn a_success_forgets_the_failures() {
         let now = Instant::now();
-        let mut failures = Failures::new(2, WINDOW);
+        let mut failures = Failures::new(1, WINDOW);
         failures.failed(VENUE, "acme/a", now);
         failures.succeeded(VENUE, "acme/a");
-        failures.failed(VENUE, "acme/a", now);
-        assert_eq!(failures.turn(VENUE, "acme/a", now), Turn::Now);
+        assert_eq!(failures.failed(VENUE, "acme/a", now), Failure::Plain);
     }
 
     #[test]
@@ -171,6 +158,6 @@ mod tests {
             failures.failed(VENUE, &n.to_string(), start + Duration::from_micros(u64::from(n)));
         }
         assert_eq!(failures.pairs.len(), MAX_PAIRS);
-        assert_eq!(failures.turn(VENUE, "0", start), Turn::Now, "the oldest is forgotten");
+        assert_eq!(failures.failed(VENUE, "0", start), Failure::Plain, "the oldest is forgotten");
     }
 }

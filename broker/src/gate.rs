@@ -1,6 +1,5 @@
 //! What all connections share, and the one way by which a message gets in.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,13 +7,14 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use protocol::topic::Topic;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::channel;
 use crate::counters::Counters;
 use crate::failures::Failures;
 use crate::limits::Limits;
 use crate::message::{Draft, Message};
+use crate::places::{Number, Places};
 use crate::principal::{Authenticator, PrincipalKey};
 use crate::registry::{Kick, Registry, Will};
 use crate::retained::{Retained, Stored};
@@ -31,7 +31,7 @@ pub(crate) struct Gate {
     pub(crate) failures: Mutex<Failures>,
     pub(crate) counters: Counters,
     pub(crate) stopping: watch::Sender<bool>,
-    unauthenticated: Mutex<HashMap<IpAddr, usize>>,
+    unauthenticated: Mutex<Places<oneshot::Sender<()>>>,
     numbers: AtomicU64,
     lanes: RandomState,
     started: Instant,
@@ -49,7 +49,10 @@ impl Gate {
             failures: Mutex::new(Failures::new(limits.failures, limits.failure_window)),
             counters: Counters::default(),
             stopping: watch::channel(false).0,
-            unauthenticated: Mutex::default(),
+            unauthenticated: Mutex::new(Places::new(
+                limits.unauthenticated_per_address,
+                limits.unauthenticated,
+            )),
             numbers: AtomicU64::new(1),
             lanes: RandomState::new(),
             started: Instant::now(),
@@ -139,25 +142,24 @@ impl Gate {
         }
     }
 
-    /// Lets one more connection in before login, or not: `None` if there is no room for this address or at all.
-    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Admission> {
-        let address = address.to_canonical();
-        let mut table = lock(&self.unauthenticated);
-        let total = self.counters.connections_unauthenticated.get();
-        let of_address = table.entry(address).or_insert(0);
-        if *of_address >= self.limits.unauthenticated_per_address
-            || total >= self.limits.unauthenticated as u64
-        {
-            if *of_address == 0 {
-                table.remove(&address);
-            }
-            drop(table);
+    /// Lets one more connection in before login. Where there is no room, the one that has been open longest leaves. The
+    /// receiver resolves when this one has to.
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> (Admission, oneshot::Receiver<()>) {
+        let (tell, told) = oneshot::channel();
+        let admission = Admission {
+            gate: self.clone(),
+            address: address.to_canonical(),
+            number: self.number(),
+            long: false,
+        };
+        let leaves = lock(&self.unauthenticated).open(admission.address, admission.number, tell);
+        if let Some(leaves) = leaves {
             self.counters.refused_before_login.one();
-            return None;
+            // An error: it was just going by itself.
+            let _ = leaves.send(());
         }
-        *of_address += 1;
         self.counters.connections_unauthenticated.one();
-        Some(Admission { gate: self.clone(), address })
+        (admission, told)
     }
 
     /// Connections past login.
@@ -173,17 +175,36 @@ impl Gate {
 pub(crate) struct Admission {
     gate: Arc<Gate>,
     address: IpAddr,
+    number: Number,
+    /// A place for a long check is held.
+    long: bool,
+}
+
+impl Admission {
+    /// Changes the open place for one that nobody takes away, as the check takes long. `false`: there is none, too many
+    /// are being checked already.
+    pub(crate) fn begin_long_check(&mut self) -> bool {
+        let mut places = lock(&self.gate.unauthenticated);
+        self.long = places.check(self.address);
+        if self.long {
+            places.close(self.address, self.number);
+        }
+        self.long
+    }
+
+    /// Whether it has such a place.
+    pub(crate) fn is_long(&self) -> bool {
+        self.long
+    }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
         self.gate.counters.connections_unauthenticated.take(1);
-        let mut table = lock(&self.gate.unauthenticated);
-        if let Some(count) = table.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                table.remove(&self.address);
-            }
+        let mut places = lock(&self.gate.unauthenticated);
+        places.close(self.address, self.number);
+        if self.long {
+            places.checked(self.address);
         }
     }
 }

@@ -16,6 +16,7 @@ mod gate;
 pub mod layered_config;
 mod limits;
 mod message;
+mod places;
 pub mod plaintext;
 mod principal;
 mod rate;

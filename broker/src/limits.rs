@@ -12,12 +12,14 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one person or service at a time. The next one is refused with "quota exceeded". 100.
     pub connections_per_principal: usize,
-    /// Connections before login from one address. The next one is closed at once. 256: a venue's boxes share an
-    /// address and come back together after a power cut.
+    /// Connections before login from one address. For the next one the oldest is closed that has sent no CONNECT yet or
+    /// was refused; four times as many may wait for a long check of their password. 256: a venue's boxes share an address and
+    /// come back together after a power cut.
     pub unauthenticated_per_address: usize,
-    /// Connections before login in all. The next one is closed at once. 4,096.
+    /// Connections before login in all, likewise. 4,096.
     pub unauthenticated: usize,
-    /// From the first byte to a finished login; also the time for a connection without a CONNECT. 10 s.
+    /// From the first byte to a whole CONNECT; also the time for a connection without one. A password that has to wait
+    /// for its turn may take thrice as long to be checked. 10 s.
     pub handshake_time: Duration,
     /// Largest CONNECT packet, in bytes. 64 KiB.
     pub connect_bytes: usize,
@@ -48,8 +50,8 @@ pub struct Limits {
     /// Messages a second that one device may publish. Past it the gate reads that connection more slowly; nothing
     /// is dropped. 0 means no limit. 100.
     pub device_messages_per_second: u32,
-    /// Failed logins of one (address, user name) within [`Limits::failure_window`] after which the next attempts of the
-    /// pair have to wait for their turn: two a second. A right password gets in when its turn comes. 10.
+    /// Failed logins of one (address, user name) within [`Limits::failure_window`]. The next failures of the pair are
+    /// answered as too many, two a second. What is right gets in at once. 10.
     pub failures: u32,
     /// See [`Limits::failures`]. 60 s.
     pub failure_window: Duration,

@@ -187,7 +187,8 @@ pub type Authentication<'a> = Pin<Box<dyn Future<Output = Result<Principal, Refu
 
 /// Decides who somebody is.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Checks one attempt. The gate bounds how long it waits and how often one (address, account) may fail.
+    /// Checks one attempt. The gate asks for every one, in any number at a time, and bounds how long it waits; what is slow
+    /// about a check has to be bounded here. The future is dropped when the client goes.
     fn authenticate<'a>(&'a self, attempt: ConnectAttempt) -> Authentication<'a>;
 }
 

@@ -6,6 +6,7 @@ mod common;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use broker::{Authenticator as _, Broker, ConnectAttempt, Limits, Principal, Refusal, Secret, Transport};
@@ -128,7 +129,7 @@ fn connect(broker: SocketAddr, name: &str, token: &str) -> (u8, TcpStream) {
     packet.push(u8::try_from(length).unwrap());
     packet.extend(body);
     let mut stream = TcpStream::connect(broker).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
     stream.write_all(&packet).unwrap();
     let mut answer = [0; 4];
     stream.read_exact(&mut answer).unwrap();
@@ -228,4 +229,38 @@ fn an_api_key_acts_as_its_owner_within_its_scopes_until_it_ends() {
     server.runtime.block_on(disabled).unwrap();
     assert_eq!(list(&whole), 401);
     assert!(attempt(&server, "default/otto", &whole).is_err());
+}
+
+#[test]
+fn under_a_flood_of_guesses_the_right_password_and_forty_devices_get_in() {
+    const GUESSES: usize = 120;
+    let server = Server::start_without_broker();
+    server.person("default", "anna", Role::Admin);
+    server.person("default", "vera", Role::Viewer);
+    let address = server.runtime.block_on(async {
+        let authenticator = Arc::new(DatabaseAuthenticator::new(server.app.clone()));
+        let broker = Broker::start(Limits::default(), authenticator).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { broker.serve(listener).await });
+        address
+    });
+    let tokens: Vec<_> = (0..40).map(|n| (n, server.device("anna", &format!("cam-{n}")))).collect();
+    let done = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for n in 0..GUESSES {
+            let done = &done;
+            scope.spawn(move || {
+                let (answer, _stream) = connect(address, "default/vera", &format!("wrong {n}"));
+                done.fetch_add(1, Ordering::Relaxed);
+                assert!(answer == 4 || answer == 5, "{answer}");
+            });
+        }
+        for (n, token) in &tokens {
+            assert_eq!(connect(address, &format!("default/cam-{n}"), token).0, 0, "cam-{n}");
+        }
+        assert!(done.load(Ordering::Relaxed) < GUESSES, "the flood is still there");
+        // Never signed in before, so it waits for its turn like the guesses.
+        assert_eq!(connect(address, "default/vera", PASSWORD).0, 0);
+    });
 }

@@ -12,11 +12,14 @@ use crate::access::{self, PublishDecision};
 use crate::codec::connect::{self, Connect, ConnectError};
 use crate::codec::reason::Reason;
 use crate::codec::{Version, encode};
-use crate::failures::Turn;
-use crate::gate::Gate;
+use crate::failures::Failure;
+use crate::gate::{Admission, Gate};
 use crate::principal::{ConnectAttempt, Principal, Refusal, Secret, Transport};
 use crate::registry::Will;
 use crate::router::lock;
+
+/// A check that takes longer waits in a place of its own, so that those that take longer do not hinder the others.
+const SHORT_CHECK: Duration = Duration::from_millis(250);
 
 /// A client that has logged in.
 pub(super) struct Accepted {
@@ -48,6 +51,7 @@ struct Refused {
 /// Reads the CONNECT and checks everything in it. `None`: the client has got its answer, if any.
 pub(super) async fn handshake<S>(
     gate: &Arc<Gate>,
+    admission: &mut Admission,
     wire: &mut Wire<S>,
     peer: SocketAddr,
     transport: Transport,
@@ -68,7 +72,7 @@ where
             return None;
         }
     };
-    match accept(gate, &connect, peer, transport).await {
+    match accept(gate, admission, wire, &connect, peer, transport).await {
         Ok(accepted) => Some(accepted),
         Err(refused) => {
             // Names are hostile text of any length: escaped, and only as much as helps.
@@ -119,12 +123,17 @@ where
     }
 }
 
-async fn accept(
+async fn accept<S>(
     gate: &Arc<Gate>,
+    admission: &mut Admission,
+    wire: &mut Wire<S>,
     connect: &Connect<'_>,
     peer: SocketAddr,
     transport: Transport,
-) -> Result<Accepted, Refused> {
+) -> Result<Accepted, Refused>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let version = connect.version;
     let refuse = |reason, why| Refused { version, reason, why };
     let counters = &gate.counters;
@@ -138,7 +147,15 @@ async fn accept(
         counters.refused_client_id.one();
         return Err(refuse(Reason::ClientIdentifierNotValid, "client id missing or too long"));
     }
-    let (asked_at, result) = authenticate(gate, connect, peer, transport).await;
+    let attempt = ConnectAttempt {
+        client_id: connect.client_id.to_owned(),
+        username: connect.username.map(str::to_owned),
+        password: connect.password.map(Secret::new),
+        peer,
+        transport,
+    };
+    let asked_at = Instant::now();
+    let result = authenticate(gate, admission, wire, attempt).await;
     let principal = result.map_err(|refusal| {
         let (counter, reason, why) = match refusal {
             Refusal::BadCredentials => {
@@ -193,41 +210,62 @@ async fn accept(
     })
 }
 
-/// Asks the authenticator; later, if this address has failed too often with this user name. Also tells when it asked.
-async fn authenticate(
+/// Asks the authenticator, always. A failure of an address that has failed too often with this user name is answered
+/// as one too many, and later.
+async fn authenticate<S>(
     gate: &Arc<Gate>,
-    connect: &Connect<'_>,
-    peer: SocketAddr,
-    transport: Transport,
-) -> (Instant, Result<Principal, Refusal>) {
-    let address = peer.ip().to_canonical();
-    let user = connect.username.unwrap_or("");
-    let turn = lock(&gate.failures).turn(address, user, Instant::now());
-    match turn {
-        Turn::Now => {}
-        Turn::At(time) => {
-            gate.counters.logins_held_back.one();
-            tokio::time::sleep_until(time.into()).await;
+    admission: &mut Admission,
+    wire: &mut Wire<S>,
+    attempt: ConnectAttempt,
+) -> Result<Principal, Refusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let address = attempt.peer.ip().to_canonical();
+    let user = attempt.username.clone().unwrap_or_default();
+    let result = check(gate, admission, wire, attempt).await;
+    match result {
+        Ok(_) => {
+            lock(&gate.failures).succeeded(address, &user);
+            result
         }
-        Turn::Never => return (Instant::now(), Err(Refusal::TooManyFailures)),
+        Err(Refusal::BadCredentials | Refusal::TooManyFailures) => {
+            let failure = lock(&gate.failures).failed(address, &user, Instant::now());
+            let Failure::TooMany(answer_at) = failure else { return result };
+            // Who waited for a long check has waited, and its place is wanted. Any other's place can be taken.
+            if !admission.is_long() {
+                gate.counters.answers_held_back.one();
+                tokio::time::sleep_until(answer_at.into()).await;
+            }
+            Err(Refusal::TooManyFailures)
+        }
+        Err(_) => result,
     }
-    let attempt = ConnectAttempt {
-        client_id: connect.client_id.to_owned(),
-        username: connect.username.map(str::to_owned),
-        password: connect.password.map(Secret::new),
-        peer,
-        transport,
-    };
-    let asked_at = Instant::now();
-    let result = timeout(gate.limits.handshake_time, gate.auth.authenticate(attempt))
-        .await
-        .unwrap_or(Err(Refusal::Unavailable));
-    match &result {
-        Ok(_) => lock(&gate.failures).succeeded(address, user),
-        Err(Refusal::BadCredentials) => lock(&gate.failures).failed(address, user, Instant::now()),
-        Err(_) => {}
+}
+
+/// The authenticator's answer. A password may have to wait for its turn, so it has thrice the time of a handshake.
+async fn check<S>(
+    gate: &Arc<Gate>,
+    admission: &mut Admission,
+    wire: &mut Wire<S>,
+    attempt: ConnectAttempt,
+) -> Result<Principal, Refusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut answer = gate.auth.authenticate(attempt);
+    let time = gate.limits.handshake_time;
+    if let Ok(result) = timeout(SHORT_CHECK.min(time), &mut answer).await {
+        return result;
     }
-    (asked_at, result)
+    if !admission.begin_long_check() {
+        return Err(Refusal::Unavailable);
+    }
+    tokio::select! {
+        result = timeout(3 * time, answer) => result.unwrap_or(Err(Refusal::Unavailable)),
+        // Then nobody has to be told, and the check is not needed.
+        () = wire.gone() => Err(Refusal::Unavailable),
+    }
 }
 
 /// A device's client id and user name are its principal's; anybody else may use any client id, or none.

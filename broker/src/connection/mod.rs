@@ -83,18 +83,26 @@ pub(crate) async fn run<S>(gate: Arc<Gate>, io: S, peer: SocketAddr, transport: 
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some(admission) = gate.admit(peer.ip()) else { return };
+    let (mut admission, told_to_leave) = gate.admit(peer.ip());
     let mut wire = Wire::new(io, gate.limits.write_time);
-    // Boxed, so that an idle connection does not pay for the size of its beginning.
-    let accepted = Box::pin(handshake::handshake(&gate, &mut wire, peer, transport)).await;
-    match accepted {
-        Some(accepted) => {
-            drop(admission);
-            Box::pin(live(gate, wire, peer, transport, accepted)).await;
+    let login = async {
+        // Boxed, so that an idle connection does not pay for the size of its beginning.
+        let accepted =
+            Box::pin(handshake::handshake(&gate, &mut admission, &mut wire, peer, transport)).await;
+        if accepted.is_none() && !wire.out.is_empty() {
+            Box::pin(wire.close()).await;
+            return None;
         }
-        // Nothing to say, nothing to wait for.
-        None if wire.out.is_empty() => {}
-        None => Box::pin(wire.close()).await,
+        accepted.map(|accepted| (wire, accepted))
+    };
+    let accepted = tokio::select! {
+        biased;
+        accepted = login => accepted,
+        Ok(()) = told_to_leave => None,
+    };
+    drop(admission);
+    if let Some((wire, accepted)) = accepted {
+        Box::pin(live(gate, wire, peer, transport, accepted)).await;
     }
 }
 

@@ -15,6 +15,8 @@ use crate::codec::frame::{self, Header};
 const IDLE_READ_BYTES: usize = 512;
 /// What is read at once from a busy one.
 const BUSY_READ_BYTES: usize = 16 * 1024;
+/// How much is read ahead, about, to notice that the client has gone.
+const WATCHED_BYTES: usize = 4 * 1024;
 /// An output buffer that is larger is given back when it has been written.
 const KEEP_OUT_BYTES: usize = 1024;
 /// How much a closing connection still reads, and for how long, so that its last packet arrives.
@@ -78,6 +80,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let n = self.io.read_buf(&mut self.input).await?;
         self.busy = n >= IDLE_READ_BYTES;
         Ok(n)
+    }
+
+    /// Waits until the client has gone, and keeps what it sends meanwhile. A client that sends much is not watched.
+    pub(crate) async fn gone(&mut self) {
+        while self.input.len() < WATCHED_BYTES {
+            if !matches!(self.read().await, Ok(1..)) {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 
     /// Writes all of `out`. Fails if nothing can be written for the write time.

@@ -114,16 +114,29 @@ fn past_the_limit_of_connections_the_next_is_told_busy_and_a_place_comes_free_ag
 }
 
 #[test]
-fn past_the_limit_of_an_address_connections_before_login_are_closed_and_those_logged_in_stay() {
+fn past_the_limit_of_an_address_the_oldest_connection_without_a_login_makes_room() {
     let broker = TestBroker::with(|limits| limits.unauthenticated_per_address = 5);
     let mut camera = broker.device(Version::V5, "cam-1");
-    let silent: Vec<Client> = (0..5).map(|_| Client::silent(broker.address, Version::V5)).collect();
-    until("five wait", || broker.broker.counters().connections_unauthenticated == 5);
-    let mut sixth = Client::silent(broker.address, Version::V5);
-    assert_eq!(sixth.wait(PATIENCE), Outcome::Closed);
+    let waiting = |count| {
+        until("they wait", || broker.broker.counters().connections_unauthenticated == count);
+    };
+    let mut silent: Vec<Client> = Vec::new();
+    for count in 1..=5 {
+        silent.push(Client::silent(broker.address, Version::V5));
+        waiting(count);
+    }
+    // Whoever says who it is gets in, however many say nothing.
+    let began = Instant::now();
+    for number in 2..=41 {
+        broker.device(Version::V311, &format!("cam-{number}")).disconnect();
+    }
+    assert!(began.elapsed() < Duration::from_secs(8), "before the silent ones were out of time");
+    assert_eq!(silent[0].wait(PATIENCE), Outcome::Closed);
+    assert_eq!(silent[4].wait(SILENCE), Outcome::Silence);
+    assert!(broker.broker.counters().refused_before_login >= 1);
     camera.ping();
     drop(silent);
-    until("their places are free", || broker.broker.counters().connections_unauthenticated == 0);
+    waiting(0);
     broker.assert_serves_others();
 }
 

@@ -207,21 +207,17 @@ fn packets_behind_connect_in_one_segment_are_all_handled() {
 }
 
 #[test]
-fn wrong_logins_are_held_back_while_forty_neighbours_and_the_right_one_get_in() {
+fn wrong_logins_are_answered_late_while_forty_neighbours_and_the_right_one_get_in() {
     let broker = TestBroker::with(|limits| limits.failures = 3);
     for version in BOTH {
         let wrong = Connect { password: Some("guess".into()), ..device(version, "cam-1") };
-        let refused = if version == Version::V5 { 0x86 } else { 4 };
-        let mut held_back = 0;
-        for _ in 0..5 {
+        let (refused, too_many) = if version == Version::V5 { (0x86, 0x9f) } else { (4, 5) };
+        for round in 0..5 {
             let began = Instant::now();
-            let (_, code, _) = Client::attempt(broker.address, &wrong);
-            assert_ne!(code, 0);
-            if code != refused || began.elapsed().as_millis() > 400 {
-                held_back += 1;
-            }
+            let answer = code(&broker, &wrong);
+            assert_eq!(answer, if round < 3 { refused } else { too_many });
+            assert!(round < 3 || began.elapsed().as_millis() > 400, "held back");
         }
-        assert!(held_back >= 2, "{held_back} of 5 guesses were held back");
         for number in 2..=41 {
             assert_eq!(
                 code(&broker, &device(version, &format!("cam-{number}"))),
@@ -229,9 +225,120 @@ fn wrong_logins_are_held_back_while_forty_neighbours_and_the_right_one_get_in() 
                 "a neighbour from the same address"
             );
         }
-        // The box itself has the right token: it is not locked out by who guesses at its name.
+        // The box itself has the right token: it does not even wait.
         assert_eq!(code(&broker, &device(version, "cam-1")), 0, "a valid credential is never refused");
+        assert_eq!(code(&broker, &wrong), refused, "a success clears the count");
+        assert_eq!(code(&broker, &device(version, "cam-1")), 0);
     }
+}
+
+/// Sends a CONNECT and does not wait for the answer.
+fn begin(broker: &TestBroker, connect: &Connect) -> Client {
+    let mut client = Client::silent(broker.address, connect.version);
+    client.try_send(connect.encode());
+    client
+}
+
+#[test]
+fn a_flood_of_wrong_tokens_from_the_same_address_does_not_keep_the_right_one_out() {
+    let broker = TestBroker::start();
+    let wrong = |n: usize| Connect { password: Some(n.to_string()), ..device(Version::V311, "cam-1") };
+    // More than an address has places.
+    let mut flood: Vec<Client> = (0..300).map(|n| begin(&broker, &wrong(n))).collect();
+    for number in 1..=40 {
+        let box_ = device(Version::V311, &format!("cam-{number}"));
+        assert_eq!(Client::attempt(broker.address, &box_).1, 0, "cam-{number}");
+    }
+    for guess in &mut flood {
+        let refused = matches!(
+            guess.wait(PATIENCE),
+            Outcome::Closed | Outcome::Packet(Received::ConnAck { code: 4 | 5, .. })
+        );
+        assert!(refused);
+    }
+    assert!(broker.broker.counters().refused_too_many_failures > 0);
+}
+
+#[test]
+fn a_flood_of_guesses_at_a_password_keeps_out_neither_the_right_one_nor_the_neighbours() {
+    use argon2::password_hash::PasswordHasher;
+
+    const GUESSES: usize = 200;
+    let broker = TestBroker::start();
+    let hash = argon2::Argon2::default().hash_password(b"correct horse").unwrap().to_string();
+    let text = format!(
+        "{}[[person]]\norg = \"acme\"\nuser = \"paul\"\nrole = \"viewer\"\npassword_argon2id = \"{hash}\"\n",
+        accounts_text("")
+    );
+    broker.authenticator.replace(::broker::credentials::Credentials::parse("x".as_ref(), &text).unwrap());
+    let login = |n: usize, password: &str| {
+        Connect::new(Version::V5, &format!("paul-{n}")).login("acme/paul", password)
+    };
+    let mut flood: Vec<Client> =
+        (0..GUESSES).map(|n| begin(&broker, &login(n, &format!("guess {n}")))).collect();
+    let mut right = begin(&broker, &login(GUESSES, "correct horse"));
+    for number in 1..=40 {
+        let began = Instant::now();
+        assert_eq!(code(&broker, &device(Version::V5, &format!("cam-{number}"))), 0, "cam-{number}");
+        assert!(began.elapsed().as_secs() < 5, "a token does not wait behind passwords");
+    }
+    let answer = right.wait(3 * PATIENCE);
+    assert!(matches!(answer, Outcome::Packet(Received::ConnAck { code: 0, .. })), "{answer:?}");
+    for guess in &mut flood {
+        let answer = guess.wait(3 * PATIENCE);
+        assert!(matches!(answer, Outcome::Packet(Received::ConnAck { code: 0x86 | 0x9f, .. })), "{answer:?}");
+    }
+}
+
+/// Lets in whoever does not call itself slow, and never answers who does.
+struct Slow;
+
+impl ::broker::Authenticator for Slow {
+    fn authenticate<'a>(&'a self, attempt: ::broker::ConnectAttempt) -> ::broker::Authentication<'a> {
+        Box::pin(async move {
+            if attempt.username.as_deref() == Some("slow") {
+                std::future::pending::<()>().await;
+            }
+            Ok(::broker::Principal::Service { name: "quick".to_owned() })
+        })
+    }
+}
+
+#[test]
+fn long_checks_are_bounded_hinder_no_short_one_and_end_when_the_client_goes() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let limits = ::broker::Limits { unauthenticated_per_address: 2, ..::broker::Limits::default() };
+    let (broker, address) = runtime.block_on(async {
+        let broker = ::broker::Broker::start(limits, std::sync::Arc::new(Slow)).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = broker.clone();
+        tokio::spawn(async move { accepting.serve(listener).await });
+        (broker, address)
+    });
+    let slow = |id: String| {
+        let mut client = Client::silent(address, Version::V5);
+        client.send(Connect::new(Version::V5, &id).login("slow", "x").encode());
+        client
+    };
+    let quick = || Client::attempt(address, &Connect::new(Version::V5, "quick").login("quick", "x")).1;
+    let mut waiting = Vec::new();
+    for round in 0..4 {
+        waiting.extend([slow(format!("{round}a")), slow(format!("{round}b"))]);
+        // Longer than a check that is short: then they have given up the open places.
+        std::thread::sleep(std::time::Duration::from_millis(600));
+    }
+    let refused = slow("ninth".to_owned()).wait(PATIENCE);
+    assert!(matches!(refused, Outcome::Packet(Received::ConnAck { code: 0x88, .. })), "{refused:?}");
+    for _ in 0..10 {
+        assert_eq!(quick(), 0);
+    }
+    waiting.pop();
+    until("a place is free", || broker.counters().connections_unauthenticated == 7);
+    let mut last = slow("last".to_owned());
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    assert_eq!(last.wait(SILENCE), Outcome::Silence, "it is being checked");
+    runtime.block_on(broker.shutdown());
 }
 
 #[test]

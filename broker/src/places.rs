@@ -1,0 +1,159 @@
+//! The places of connections before login. Pure: it tells who has to leave, somebody else ends the connection.
+//!
+//! A connection that has not said who it is, or was refused and has not gone yet, is open: the next one from its
+//! address may have its place. So a newcomer always gets in, and whoever sends a CONNECT at once has been answered long
+//! before its place is wanted. A check that takes long (a password that waits for its turn) has a place of another
+//! kind that nobody takes away; those places being taken does not hinder who needs no long check.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+/// A connection's number: a later one is larger.
+pub(crate) type Number = u64;
+
+/// Long checks of an address for each of its open places.
+const LONG_CHECKS: usize = 4;
+
+/// The connections before login; `T` tells one that it has to leave.
+#[derive(Debug)]
+pub(crate) struct Places<T> {
+    addresses: HashMap<IpAddr, Address<T>>,
+    /// Open ones of an address; it may have [`LONG_CHECKS`] times as many long checks.
+    per_address: usize,
+    /// Of each kind in all.
+    total: usize,
+    open: usize,
+    checked: usize,
+}
+
+#[derive(Debug)]
+struct Address<T> {
+    open: BTreeMap<Number, T>,
+    checked: usize,
+}
+
+impl<T> Places<T> {
+    /// Bounds for open places of one address, and for each kind of place in all; at least one.
+    pub(crate) fn new(per_address: usize, total: usize) -> Places<T> {
+        let (per_address, total) = (per_address.max(1), total.max(1));
+        Places { addresses: HashMap::new(), per_address, total, open: 0, checked: 0 }
+    }
+
+    /// Takes an open place, and says who has to leave for it.
+    pub(crate) fn open(&mut self, address: IpAddr, number: Number, tell: T) -> Option<T> {
+        let crowded = self.addresses.get(&address).is_some_and(|entry| entry.open.len() >= self.per_address);
+        let from = if crowded {
+            Some(address)
+        } else if self.open >= self.total {
+            let most = self.addresses.iter().max_by_key(|(_, entry)| entry.open.len());
+            most.map(|(address, _)| *address)
+        } else {
+            None
+        };
+        let leaves = from.and_then(|from| self.close_oldest(from));
+        let fresh = || Address { open: BTreeMap::new(), checked: 0 };
+        self.addresses.entry(address).or_insert_with(fresh).open.insert(number, tell);
+        self.open += 1;
+        leaves
+    }
+
+    /// Gives an open place back, if it still was one.
+    pub(crate) fn close(&mut self, address: IpAddr, number: Number) -> Option<T> {
+        let entry = self.addresses.get_mut(&address)?;
+        let tell = entry.open.remove(&number)?;
+        self.open -= 1;
+        self.forget_if_empty(address);
+        Some(tell)
+    }
+
+    /// Takes a place for a long check, if there is one.
+    pub(crate) fn check(&mut self, address: IpAddr) -> bool {
+        let of_address = self.addresses.get(&address).map_or(0, |entry| entry.checked);
+        if of_address >= self.per_address.saturating_mul(LONG_CHECKS) || self.checked >= self.total {
+            return false;
+        }
+        let fresh = || Address { open: BTreeMap::new(), checked: 0 };
+        self.addresses.entry(address).or_insert_with(fresh).checked += 1;
+        self.checked += 1;
+        true
+    }
+
+    /// Gives a place for a long check back.
+    pub(crate) fn checked(&mut self, address: IpAddr) {
+        if let Some(entry) = self.addresses.get_mut(&address)
+            && entry.checked > 0
+        {
+            entry.checked -= 1;
+            self.checked -= 1;
+        }
+        self.forget_if_empty(address);
+    }
+
+    fn close_oldest(&mut self, address: IpAddr) -> Option<T> {
+        let number = *self.addresses.get(&address)?.open.first_key_value()?.0;
+        self.close(address, number)
+    }
+
+    fn forget_if_empty(&mut self, address: IpAddr) {
+        if self.addresses.get(&address).is_some_and(|entry| entry.open.is_empty() && entry.checked == 0) {
+            self.addresses.remove(&address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VENUE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
+    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
+
+    #[test]
+    fn a_newcomer_gets_the_place_of_the_one_that_is_open_longest_behind_the_same_address() {
+        let mut places = Places::new(2, 100);
+        assert_eq!(places.open(OTHER, 1, "elsewhere"), None);
+        assert_eq!(places.open(VENUE, 2, "first"), None);
+        assert_eq!(places.open(VENUE, 3, "second"), None);
+        assert_eq!(places.open(VENUE, 4, "third"), Some("first"));
+        assert_eq!(places.close(VENUE, 2), None, "it has left already");
+        assert_eq!(places.close(VENUE, 3), Some("second"));
+        assert_eq!(places.open(VENUE, 5, "fourth"), None);
+    }
+
+    #[test]
+    fn when_all_is_full_the_address_with_most_makes_room() {
+        let mut places = Places::new(10, 4);
+        places.open(OTHER, 0, "lonely");
+        for number in 1..4 {
+            assert_eq!(places.open(VENUE, number, "crowd"), None);
+        }
+        assert_eq!(places.open([203, 0, 113, 1].into(), 4, "newcomer"), Some("crowd"));
+        assert_eq!(places.open, 4);
+    }
+
+    #[test]
+    fn long_checks_are_bounded_and_take_no_open_place() {
+        let mut places = Places::new(1, LONG_CHECKS + 1);
+        assert_eq!((0..10).filter(|_| places.check(VENUE)).count(), LONG_CHECKS);
+        assert!(places.check(OTHER) && !places.check(OTHER));
+        assert_eq!(places.open(VENUE, 1, "a box"), None);
+        places.checked(VENUE);
+        assert!(places.check(OTHER));
+    }
+
+    #[test]
+    fn nothing_is_left_when_everybody_has_gone() {
+        let mut places = Places::new(2, 100);
+        for number in 0..50 {
+            places.open(VENUE, number, ());
+        }
+        assert_eq!(places.open, 2);
+        assert!(places.check(VENUE));
+        for number in 0..50 {
+            places.close(VENUE, number);
+        }
+        places.checked(VENUE);
+        places.checked(VENUE);
+        assert!(places.addresses.is_empty() && places.open == 0 && places.checked == 0);
+    }
+}
