@@ -26,6 +26,11 @@ const HELP: &[(&str, Kind, &str)] = &[
         "Records left uncommitted since the committed set has too many gaps.",
     ),
     ("fleet_messages_malformed_total", Kind::Counter, "Messages that could not be read at all, by topic."),
+    (
+        "fleet_messages_deferred_total",
+        Kind::Counter,
+        "Messages beyond their device's share of a batch: not looked at, to be sent again.",
+    ),
     ("fleet_messages_unknown_device_total", Kind::Counter, "Messages of devices that are not in service."),
     ("fleet_births_total", Kind::Counter, "Births taken."),
     ("fleet_heartbeats_http_total", Kind::Counter, "Heartbeats by HTTP committed."),

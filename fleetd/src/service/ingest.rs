@@ -2,8 +2,9 @@
 //!
 //! One batch: group by device, load each device's lane, let it decide ([`crate::domain::lane`]), store records and
 //! committed set in one transaction per device. The writer puts the transactions of all devices into one commit.
-//! Whatever fails is not acknowledged, and the device sends it again.
+//! Whatever fails is not acknowledged, and the device sends it again. So is what exceeds a device's share of a batch.
 
+mod share;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -45,7 +46,7 @@ const TIME_EVERY_MS: i64 = 3_600_000;
 /// How often a device's batch is decided anew after a lost compare-and-swap.
 const TRIES: usize = 3;
 
-/// Unreadable messages are logged at most this often, in ms.
+/// Messages that are not taken are logged at most this often, in ms.
 const COMPLAIN_EVERY_MS: i64 = 10_000;
 
 /// Which device, by the names in its topics.
@@ -242,18 +243,30 @@ impl Ingest {
             return Ok(None);
         };
         let mut draft = write::Draft::new(now);
+        let mut share = share::Share::default();
+        let mut deferred = 0;
         for message in messages {
             match message.uplink {
                 Some(Uplink::Birth) => self.birth(&mut loaded, message, &mut draft).await?,
                 Some(Uplink::Presence) => self.presence(name, &mut loaded, message, &mut draft),
+                _ if share.is_used_up() => deferred += 1,
                 uplink => {
                     let taken = loaded.lane.records(uplink, &message.payload, now);
+                    share.use_up(message.payload.len(), &taken);
                     self.count(name, uplink, &taken);
                     draft.records(&loaded, uplink, taken);
                 }
             }
         }
         let replies = self.commit(name, &mut loaded, draft).await?;
+        if deferred > 0 {
+            self.metrics.add("fleet_messages_deferred_total", deferred);
+            self.complain(
+                name,
+                None,
+                "too many records at once; what is left over is taken when it is sent again",
+            );
+        }
         Ok(Some((loaded, replies)))
     }
 
@@ -391,13 +404,13 @@ impl Ingest {
         self.complain(&(message.org.clone(), message.device.clone()), message.uplink, reason);
     }
 
-    /// Logs an unreadable message, one at a time: a device with a fault sends many.
+    /// Logs a message that is not taken, one at a time: a device with a fault sends many.
     fn complain(&self, (org, device): &DeviceName, uplink: Option<Uplink>, reason: &str) {
         let now = self.clock.now_ms();
         let next = self.next_complaint_at.load(Ordering::Relaxed);
         if now >= next && self.next_complaint_at.swap(now + COMPLAIN_EVERY_MS, Ordering::Relaxed) == next {
             let reason: String = reason.chars().take(200).collect();
-            tracing::warn!(%org, %device, topic = topic_label(uplink), reason, "unreadable message; more are counted in /metrics");
+            tracing::warn!(%org, %device, topic = topic_label(uplink), reason, "message not taken; more are counted in /metrics");
         }
     }
 

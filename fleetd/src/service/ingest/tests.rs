@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod flood;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
