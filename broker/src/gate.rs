@@ -14,7 +14,7 @@ use crate::counters::Counters;
 use crate::failures::Failures;
 use crate::limits::Limits;
 use crate::message::{Draft, Message};
-use crate::places::{Number, Places};
+use crate::places::{self, Number, Places};
 use crate::principal::{Authenticator, PrincipalKey};
 use crate::registry::{Kick, Registry, Will};
 use crate::retained::{Retained, Stored};
@@ -146,12 +146,8 @@ impl Gate {
     /// receiver resolves when this one has to.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> (Admission, oneshot::Receiver<()>) {
         let (tell, told) = oneshot::channel();
-        let admission = Admission {
-            gate: self.clone(),
-            address: address.to_canonical(),
-            number: self.number(),
-            long: false,
-        };
+        let admission =
+            Admission { gate: self.clone(), address: address.to_canonical(), number: self.number(), long: 0 };
         let leaves = lock(&self.unauthenticated).open(admission.address, admission.number, tell);
         if let Some(leaves) = leaves {
             self.counters.refused_before_login.one();
@@ -176,25 +172,33 @@ pub(crate) struct Admission {
     gate: Arc<Gate>,
     address: IpAddr,
     number: Number,
-    /// A place for a long check is held.
-    long: bool,
+    /// How many places for long checks it has.
+    long: usize,
 }
 
 impl Admission {
+    /// The client has sent a CONNECT: it goes behind those that are silent, or were refused.
+    pub(crate) fn renew(&mut self) {
+        let number = self.gate.number();
+        lock(&self.gate.unauthenticated).renew(self.address, self.number, number);
+        self.number = number;
+    }
+
     /// Changes the open place for one that nobody takes away, as the check takes long. `false`: there is none, too many
     /// are being checked already.
-    pub(crate) fn begin_long_check(&mut self) -> bool {
+    pub(crate) fn begin_long_check(&mut self, connect_bytes: usize) -> bool {
+        let weight = places::weight(connect_bytes);
         let mut places = lock(&self.gate.unauthenticated);
-        self.long = places.check(self.address);
-        if self.long {
+        if places.check(self.address, weight) {
+            self.long = weight;
             places.close(self.address, self.number);
         }
-        self.long
+        self.is_long()
     }
 
     /// Whether it has such a place.
     pub(crate) fn is_long(&self) -> bool {
-        self.long
+        self.long > 0
     }
 }
 
@@ -203,8 +207,8 @@ impl Drop for Admission {
         self.gate.counters.connections_unauthenticated.take(1);
         let mut places = lock(&self.gate.unauthenticated);
         places.close(self.address, self.number);
-        if self.long {
-            places.checked(self.address);
+        if self.long > 0 {
+            places.checked(self.address, self.long);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The places of connections before login. Pure: it tells who has to leave, somebody else ends the connection.
 //!
 //! A connection that has not said who it is, or was refused and has not gone yet, is open: the next one from its
-//! address may have its place. So a newcomer always gets in, and whoever sends a CONNECT at once has been answered long
-//! before its place is wanted. A check that takes long (a password that waits for its turn) has a place of another
+//! address may have its place, that of the oldest first. So a newcomer always gets in, and whoever sends a CONNECT, which
+//! makes it new again, has been answered long before its place is wanted. A check that takes long (a password that waits for its turn) has a place of another
 //! kind that nobody takes away; those places being taken does not hinder who needs no long check.
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,6 +13,13 @@ pub(crate) type Number = u64;
 
 /// Long checks of an address for each of its open places.
 const LONG_CHECKS: usize = 4;
+/// A waiting CONNECT and its copies of so many bytes, or fewer, take one place for a long check.
+const BYTES_A_PLACE: usize = 4096;
+
+/// How many places a long check takes whose CONNECT has so many bytes.
+pub(crate) fn weight(connect_bytes: usize) -> usize {
+    1 + 2 * connect_bytes / BYTES_A_PLACE
+}
 
 /// The connections before login; `T` tells one that it has to leave.
 #[derive(Debug)]
@@ -66,25 +73,35 @@ impl<T> Places<T> {
         Some(tell)
     }
 
-    /// Takes a place for a long check, if there is one.
-    pub(crate) fn check(&mut self, address: IpAddr) -> bool {
+    /// Makes an open place, if it still is one, as new as `now_number`.
+    pub(crate) fn renew(&mut self, address: IpAddr, number: Number, now_number: Number) {
+        if let Some(entry) = self.addresses.get_mut(&address)
+            && let Some(tell) = entry.open.remove(&number)
+        {
+            entry.open.insert(now_number, tell);
+        }
+    }
+
+    /// Takes as many places for a long check as it weighs, if there are. Heavy ones leave half of them to the others.
+    pub(crate) fn check(&mut self, address: IpAddr, weight: usize) -> bool {
+        let share = if weight > 1 { 2 } else { 1 };
         let of_address = self.addresses.get(&address).map_or(0, |entry| entry.checked);
-        if of_address >= self.per_address.saturating_mul(LONG_CHECKS) || self.checked >= self.total {
+        if of_address + weight > self.per_address.saturating_mul(LONG_CHECKS) / share
+            || self.checked + weight > self.total / share
+        {
             return false;
         }
         let fresh = || Address { open: BTreeMap::new(), checked: 0 };
-        self.addresses.entry(address).or_insert_with(fresh).checked += 1;
-        self.checked += 1;
+        self.addresses.entry(address).or_insert_with(fresh).checked += weight;
+        self.checked += weight;
         true
     }
 
-    /// Gives a place for a long check back.
-    pub(crate) fn checked(&mut self, address: IpAddr) {
-        if let Some(entry) = self.addresses.get_mut(&address)
-            && entry.checked > 0
-        {
-            entry.checked -= 1;
-            self.checked -= 1;
+    /// Gives the places of a long check back.
+    pub(crate) fn checked(&mut self, address: IpAddr, weight: usize) {
+        if let Some(entry) = self.addresses.get_mut(&address) {
+            entry.checked -= weight;
+            self.checked -= weight;
         }
         self.forget_if_empty(address);
     }
@@ -132,13 +149,35 @@ mod tests {
     }
 
     #[test]
+    fn whoever_has_said_something_is_new_again() {
+        let mut places = Places::new(2, 100);
+        places.open(VENUE, 1, "said something");
+        places.open(VENUE, 2, "silent");
+        places.renew(VENUE, 1, 3);
+        assert_eq!(places.open(VENUE, 4, "newcomer"), Some("silent"));
+        assert_eq!(places.close(VENUE, 3), Some("said something"));
+        places.renew(VENUE, 2, 5);
+        assert_eq!(places.open, 1, "who has left is not back");
+    }
+
+    #[test]
     fn long_checks_are_bounded_and_take_no_open_place() {
         let mut places = Places::new(1, LONG_CHECKS + 1);
-        assert_eq!((0..10).filter(|_| places.check(VENUE)).count(), LONG_CHECKS);
-        assert!(places.check(OTHER) && !places.check(OTHER));
+        assert_eq!((0..10).filter(|_| places.check(VENUE, 1)).count(), LONG_CHECKS);
+        assert!(places.check(OTHER, 1) && !places.check(OTHER, 1));
         assert_eq!(places.open(VENUE, 1, "a box"), None);
-        places.checked(VENUE);
-        assert!(places.check(OTHER));
+        places.checked(VENUE, 1);
+        assert!(places.check(OTHER, 1));
+    }
+
+    #[test]
+    fn large_connects_do_not_fill_the_memory_and_leave_room_for_small_ones() {
+        assert_eq!((weight(0), weight(200), weight(2048), weight(65_536)), (1, 1, 2, 33));
+        let mut places = Places::<()>::new(256, 4096);
+        let large = (0..1000).filter(|_| places.check(VENUE, weight(65_536))).count();
+        assert_eq!(large, 256 * LONG_CHECKS / 2 / 33);
+        let small = (0..1000).filter(|_| places.check(VENUE, weight(200))).count();
+        assert!(small >= 256 * LONG_CHECKS / 2);
     }
 
     #[test]
@@ -148,12 +187,11 @@ mod tests {
             places.open(VENUE, number, ());
         }
         assert_eq!(places.open, 2);
-        assert!(places.check(VENUE));
+        assert!(places.check(VENUE, 1));
         for number in 0..50 {
             places.close(VENUE, number);
         }
-        places.checked(VENUE);
-        places.checked(VENUE);
+        places.checked(VENUE, 1);
         assert!(places.addresses.is_empty() && places.open == 0 && places.checked == 0);
     }
 }

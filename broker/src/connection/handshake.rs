@@ -65,6 +65,7 @@ where
         tracing::debug!(%peer, "closed: no CONNECT");
         return None;
     };
+    admission.renew();
     let connect = match connect::decode(&body) {
         Ok(connect) => connect,
         Err(error) => {
@@ -72,7 +73,7 @@ where
             return None;
         }
     };
-    match accept(gate, admission, wire, &connect, peer, transport).await {
+    match accept(gate, admission, wire, &connect, body.len(), peer, transport).await {
         Ok(accepted) => Some(accepted),
         Err(refused) => {
             // Names are hostile text of any length: escaped, and only as much as helps.
@@ -128,6 +129,7 @@ async fn accept<S>(
     admission: &mut Admission,
     wire: &mut Wire<S>,
     connect: &Connect<'_>,
+    connect_bytes: usize,
     peer: SocketAddr,
     transport: Transport,
 ) -> Result<Accepted, Refused>
@@ -155,7 +157,7 @@ where
         transport,
     };
     let asked_at = Instant::now();
-    let result = authenticate(gate, admission, wire, attempt).await;
+    let result = authenticate(gate, admission, wire, attempt, connect_bytes).await;
     let principal = result.map_err(|refusal| {
         let (counter, reason, why) = match refusal {
             Refusal::BadCredentials => {
@@ -217,13 +219,14 @@ async fn authenticate<S>(
     admission: &mut Admission,
     wire: &mut Wire<S>,
     attempt: ConnectAttempt,
+    connect_bytes: usize,
 ) -> Result<Principal, Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let address = attempt.peer.ip().to_canonical();
     let user = attempt.username.clone().unwrap_or_default();
-    let result = check(gate, admission, wire, attempt).await;
+    let result = check(gate, admission, wire, attempt, connect_bytes).await;
     match result {
         Ok(_) => {
             lock(&gate.failures).succeeded(address, &user);
@@ -249,6 +252,7 @@ async fn check<S>(
     admission: &mut Admission,
     wire: &mut Wire<S>,
     attempt: ConnectAttempt,
+    connect_bytes: usize,
 ) -> Result<Principal, Refusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -258,7 +262,7 @@ where
     if let Ok(result) = timeout(SHORT_CHECK.min(time), &mut answer).await {
         return result;
     }
-    if !admission.begin_long_check() {
+    if !admission.begin_long_check(connect_bytes) {
         return Err(Refusal::Unavailable);
     }
     tokio::select! {
