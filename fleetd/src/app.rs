@@ -39,7 +39,9 @@ pub struct AppState {
     /// Counters for `/metrics`.
     pub metrics: Metrics,
     /// Devices whose view is to be written anew.
-    pub views: Views,
+    pub views: Marks,
+    /// Devices with commands, a birth or a desired state that the dispatcher should look at now.
+    pub dispatch: Marks,
 }
 
 impl std::fmt::Debug for AppState {
@@ -53,7 +55,8 @@ impl AppState {
     #[must_use]
     pub fn new(store: Store, config: Config, clock: Clock, auth: AuthState) -> Self {
         let nudges = Nudges::default();
-        let views = Views { nudges: nudges.clone(), marked: Mutex::default() };
+        let views = Marks::new(Worker::Views, &nudges);
+        let dispatch = Marks::new(Worker::Dispatcher, &nudges);
         Self {
             store,
             config,
@@ -65,6 +68,7 @@ impl AppState {
             mqtt_bound: OnceLock::new(),
             metrics: Metrics::default(),
             views,
+            dispatch,
         }
     }
 
@@ -86,18 +90,23 @@ impl AppState {
     }
 }
 
-/// The devices whose `view/{device}` is out of date.
+/// The devices that a worker should see to now.
 #[derive(Debug)]
-pub struct Views {
+pub struct Marks {
+    worker: Worker,
     nudges: Nudges,
     marked: Mutex<BTreeSet<String>>,
 }
 
-impl Views {
-    /// Marks a device (its row id): its view is written anew soon.
+impl Marks {
+    fn new(worker: Worker, nudges: &Nudges) -> Self {
+        Self { worker, nudges: nudges.clone(), marked: Mutex::default() }
+    }
+
+    /// Marks a device (its row id) and wakes the worker.
     pub fn mark(&self, device_id: &str) {
         self.marked.lock().unwrap_or_else(PoisonError::into_inner).insert(device_id.to_owned());
-        self.nudges.nudge(Worker::Views);
+        self.nudges.nudge(self.worker);
     }
 
     /// Takes what is marked.
@@ -118,12 +127,22 @@ pub enum Worker {
     MetricsAggregator,
     /// Rewrites `view/{device}` of the devices that changed.
     Views,
+    /// Sends devices their commands and desired state.
+    Dispatcher,
+    /// Tells operators what became of their commands.
+    Results,
 }
 
 impl Worker {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::HeartbeatMonitor, Self::Retention, Self::MetricsAggregator, Self::Views];
+    pub const ALL: [Self; 6] = [
+        Self::HeartbeatMonitor,
+        Self::Retention,
+        Self::MetricsAggregator,
+        Self::Views,
+        Self::Dispatcher,
+        Self::Results,
+    ];
 
     /// The name in logs and metrics.
     #[must_use]
@@ -133,6 +152,8 @@ impl Worker {
             Self::Retention => "retention",
             Self::MetricsAggregator => "metrics_aggregator",
             Self::Views => "views",
+            Self::Dispatcher => "dispatcher",
+            Self::Results => "results",
         }
     }
 }

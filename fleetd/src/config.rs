@@ -67,6 +67,8 @@ pub struct Config {
     pub rate_limit_period: Duration,
     /// A device is offline after at least so long without heartbeat.
     pub heartbeat_timeout: Duration,
+    /// How long a command waits for its device if it does not say.
+    pub command_default_expiry: Duration,
     /// How long raw heartbeats are kept.
     pub heartbeat_retention_days: u32,
     /// How long hourly and daily roll-ups are kept.
@@ -109,6 +111,7 @@ impl Config {
             rate_limit_requests: 600,
             rate_limit_period: Duration::from_secs(60),
             heartbeat_timeout: Duration::from_secs(180),
+            command_default_expiry: Duration::from_secs(24 * 3600),
             heartbeat_retention_days: 14,
             rollup_retention_days: 730,
             log_retention_days: 14,

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
+pub mod failpoint;
 pub mod http;
 pub mod metrics;
 pub mod mqtt;

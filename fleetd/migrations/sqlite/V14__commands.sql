@@ -13,7 +13,7 @@ CREATE TABLE commands (
     created_by_name     TEXT,
     created_at          BIGINT NOT NULL,
     expires_at          BIGINT NOT NULL,
-    -- (created_by, reference, device_id) names one command. request_hash tells the same body from another.
+    -- (created_by_name, reference, device_id) names one command, whichever credential it came with. request_hash tells the same body from another.
     reference           TEXT,
     request_hash        TEXT   NOT NULL,
     override_reason     TEXT,
@@ -52,10 +52,11 @@ CREATE TABLE commands (
     -- Devices that poll: polls since it was handed out.
     polls_since_sent    BIGINT NOT NULL DEFAULT 0
 );
-CREATE UNIQUE INDEX commands_by_reference ON commands (org_id, created_by, reference, device_id) WHERE reference IS NOT NULL;
-CREATE INDEX commands_by_request ON commands (org_id, created_by, request_hash, created_at);
+CREATE UNIQUE INDEX commands_by_reference ON commands (org_id, created_by_name, reference, device_id) WHERE reference IS NOT NULL;
+CREATE INDEX commands_by_request ON commands (org_id, created_by_name, request_hash, created_at);
 CREATE INDEX commands_by_org ON commands (org_id, created_at);
 CREATE INDEX commands_by_device ON commands (device_id, created_at);
+CREATE INDEX commands_open_by_org ON commands (org_id, device_id) WHERE status IN ('pending', 'sent', 'acked', 'held', 'running');
 CREATE INDEX commands_open ON commands (device_id) WHERE status IN ('pending', 'sent', 'acked', 'held', 'running');
 
 -- Every step of every command, by both clocks. told: 0 until operator/{user}/result has it.

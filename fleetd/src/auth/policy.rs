@@ -35,6 +35,20 @@ pub enum Action {
     DecommissionDevice,
     /// Send a heartbeat over HTTP.
     SendHeartbeat,
+    /// See the commands of a device; for the device: fetch them.
+    ReadDeviceCommands,
+    /// See commands.
+    ReadCommands,
+    /// Tell devices to do something.
+    CreateCommand,
+    /// Tell devices to install something.
+    CreateUpdate,
+    /// Call a command back.
+    CancelCommand,
+    /// Let a waiting command run although a show may be on, if it waits only because nobody can tell.
+    OverrideUnknown,
+    /// Let a command run although a show is on.
+    OverrideShow,
 }
 
 /// Who may do it.
@@ -59,6 +73,14 @@ impl Action {
             Self::ListDevices | Self::ReadHistory => person(Role::Viewer, "devices:read"),
             Self::ReadDevice => Rule { person: Some(Role::Viewer), own_device: true, scope: "devices:read" },
             Self::UpdateDevice => person(Role::Operator, "devices:write"),
+            Self::ReadDeviceCommands => {
+                Rule { person: Some(Role::Viewer), own_device: true, scope: "commands:read" }
+            }
+            Self::ReadCommands => person(Role::Viewer, "commands:read"),
+            Self::CreateCommand | Self::CancelCommand | Self::OverrideUnknown => {
+                person(Role::Operator, "commands:write")
+            }
+            Self::CreateUpdate | Self::OverrideShow => person(Role::Admin, "commands:write"),
             Self::SetTargetVersion
             | Self::RegisterDevice
             | Self::ApproveDevice
@@ -76,7 +98,9 @@ impl Action {
             | Self::Connect
             | Self::ListDevices
             | Self::ReadDevice
-            | Self::ReadHistory => None,
+            | Self::ReadHistory
+            | Self::ReadDeviceCommands
+            | Self::ReadCommands => None,
             // Heartbeats are records, not changes.
             Self::SendHeartbeat => None,
             Self::ChangeOwnPassword => Some("user.password"),
@@ -86,6 +110,9 @@ impl Action {
             Self::AllowReenrollment => Some("device.allow_reenrollment"),
             Self::RotateDeviceToken => Some("device.rotate_token"),
             Self::DecommissionDevice => Some("device.decommission"),
+            Self::CreateCommand | Self::CreateUpdate => Some("command.create"),
+            Self::CancelCommand => Some("command.cancel"),
+            Self::OverrideUnknown | Self::OverrideShow => Some("command.override"),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use broker::layered_config::{self, BadText, Bounded, Key, Kind, is_log_filter, key};
@@ -54,6 +55,7 @@ pub(super) const KEYS: &[Key] = &[
     key("FLEET_RATE_LIMIT_REQUESTS", "rate_limit_requests", Kind::Number),
     key("FLEET_RATE_LIMIT_PERIOD", "rate_limit_period", Kind::Number),
     key("FLEET_HEARTBEAT_TIMEOUT_SECONDS", "heartbeat_timeout_seconds", Kind::Number),
+    key("FLEET_COMMAND_DEFAULT_EXPIRY_HOURS", "command_default_expiry_hours", Kind::Number),
     key("FLEET_HEARTBEAT_RETENTION_DAYS", "heartbeat_retention_days", Kind::Number),
     key("FLEET_ROLLUP_RETENTION_DAYS", "rollup_retention_days", Kind::Number),
     key("FLEET_LOG_RETENTION_DAYS", "log_retention_days", Kind::Number),
@@ -83,6 +85,7 @@ struct Raw {
     rate_limit_requests: Option<Bounded<1, 1_000_000>>,
     rate_limit_period: Option<Bounded<1, 86_400>>,
     heartbeat_timeout_seconds: Option<Bounded<5, 86_400>>,
+    command_default_expiry_hours: Option<Bounded<1, 720>>,
     heartbeat_retention_days: Option<Bounded<1, 3_650>>,
     rollup_retention_days: Option<Bounded<1, 36_500>>,
     log_retention_days: Option<Bounded<1, 3_650>>,
@@ -216,6 +219,11 @@ impl Raw {
             heartbeat_timeout: self
                 .heartbeat_timeout_seconds
                 .map_or(default.heartbeat_timeout, Bounded::seconds),
+            command_default_expiry: self
+                .command_default_expiry_hours
+                .map_or(default.command_default_expiry, |hours| {
+                    Duration::from_secs(u64::from(hours.small()) * 3600)
+                }),
             heartbeat_retention_days: self
                 .heartbeat_retention_days
                 .map_or(default.heartbeat_retention_days, Bounded::small),

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod command;
+pub mod command_request;
 pub mod device;
 pub mod enrollment;
 pub mod fields;

@@ -217,7 +217,7 @@ fn authorise(caller: &Caller, action: Action, device: Option<&str>) -> Result<()
 }
 
 /// The id is told back only if it could be one: what came in the path may be anything.
-pub(super) fn unknown(id: &str) -> Error {
+pub(crate) fn unknown(id: &str) -> Error {
     let shown = if protocol::id::check_name(id).is_ok() { id } else { "of this id" };
     Error::NotFound(format!("there is no device {shown} in your organisation"))
 }

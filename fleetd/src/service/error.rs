@@ -47,6 +47,37 @@ impl Error {
         Self::Internal(source.into())
     }
 
+    /// Why, in one line: with the fields that are not right, for answers that have no room for a list.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Invalid(errors) => {
+                let told: Vec<_> = errors
+                    .iter()
+                    .map(|error| match error.field.as_str() {
+                        "" => error.message.clone(),
+                        field => format!("{field}: {}", error.message),
+                    })
+                    .collect();
+                told.join("; ")
+            }
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether the caller was refused, and it is not the server that cannot.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Unauthorized(_)
+                | Self::Forbidden(_)
+                | Self::NotFound(_)
+                | Self::Conflict(_)
+                | Self::Invalid(_)
+        )
+    }
+
     /// One wrong field.
     #[must_use]
     pub fn field(field: &str, message: impl Into<String>) -> Self {

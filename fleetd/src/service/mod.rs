@@ -1,6 +1,7 @@
 //! One use case each: authorise, load, decide, commit.
 
 pub mod accounts;
+pub mod commands;
 pub mod devices;
 mod error;
 pub mod ingest;

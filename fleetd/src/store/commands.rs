@@ -1,6 +1,8 @@
 //! Commands and their history. Every change is a compare-and-swap on the revision, together with the line of history
 //! that tells it.
 
+use std::collections::{HashMap, HashSet};
+
 use protocol::command::standing::Standing;
 use protocol::id::StateId;
 
@@ -132,6 +134,36 @@ pub fn insert(command: &Command) -> [Statement; 2] {
     [row, history(command, command.revision, &step)]
 }
 
+/// Lets the transaction fail unless the person has sent these very bytes to this device since `since_ms` for the first
+/// time.
+#[must_use]
+pub fn unless_repeated(command: &Command, since_ms: i64) -> Statement {
+    let order = &command.order;
+    let sql = format!("UPDATE commands SET revision = revision WHERE {REPEATED} AND device_id = ?5");
+    let params = values![
+        order.org_id.as_str(),
+        order.created_by_name.clone(),
+        order.request_hash.as_str(),
+        since_ms,
+        order.device_id.as_str()
+    ];
+    Statement::new(sql, params).expect_rows(0)
+}
+
+/// A command without a name of its own that a person (`?2`) of an organisation (`?1`) asked for in these bytes (`?3`)
+/// after `?4`.
+const REPEATED: &str =
+    "org_id = ?1 AND created_by_name = ?2 AND request_hash = ?3 AND created_at > ?4 AND reference IS NULL";
+
+/// Lets the transaction fail while a change of the device's token is open: there is one at a time.
+#[must_use]
+pub fn unless_rotating(device: &DeviceRowId) -> Statement {
+    let sql = format!(
+        "UPDATE commands SET revision = revision WHERE device_id = ?1 AND type = 'rotate_token' AND status IN {OPEN}"
+    );
+    Statement::new(sql, values![device.as_str()]).expect_rows(0)
+}
+
 /// Stores a command as it is now if it is still at the revision that it was read with. With `step` the history gets a
 /// line. The command's own `revision` is raised to the new one.
 #[must_use]
@@ -228,4 +260,69 @@ pub async fn open_of(store: &Store, device: &DeviceRowId) -> Result<Vec<Command>
     let condition =
         format!("c.device_id = ?1 AND c.status IN {OPEN} ORDER BY c.priority, c.created_at, c.id");
     select(store, &condition, values![device.as_str()]).await
+}
+
+/// The commands to which a person gave this name; of one device, or of all.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn by_reference(
+    store: &Store,
+    org: &OrgId,
+    user: &str,
+    reference: &str,
+    device: Option<&DeviceRowId>,
+) -> Result<Vec<Command>, StoreError> {
+    let mut condition = String::from("c.org_id = ?1 AND c.created_by_name = ?2 AND c.reference = ?3");
+    let mut params = values![org.as_str(), user, reference];
+    if let Some(device) = device {
+        condition.push_str(" AND c.device_id = ?4");
+        params.push(device.as_str().into());
+    }
+    select(store, &condition, params).await
+}
+
+/// The commands without a name that a person asked for in these very bytes after `since_ms`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn by_request(
+    store: &Store,
+    org: &OrgId,
+    user: &str,
+    request_hash: &str,
+    since_ms: i64,
+    device: Option<&DeviceRowId>,
+) -> Result<Vec<Command>, StoreError> {
+    let mut condition = format!("c.id IN (SELECT id FROM commands WHERE {REPEATED})");
+    let mut params = values![org.as_str(), user, request_hash, since_ms];
+    if let Some(device) = device {
+        condition.push_str(" AND c.device_id = ?5");
+        params.push(device.as_str().into());
+    }
+    select(store, &condition, params).await
+}
+
+/// How many commands of each device of an organisation have not ended; devices without any are left out.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn open_counts(store: &Store, org: &OrgId) -> Result<HashMap<DeviceRowId, i64>, StoreError> {
+    let sql = format!(
+        "SELECT device_id, count(*) AS open FROM commands WHERE org_id = ?1 AND status IN {OPEN} GROUP BY device_id"
+    );
+    let rows = store.query(sql, values![org.as_str()]).await?;
+    rows.iter().map(|row| Ok((DeviceRowId::new(row.text("device_id")?), row.int("open")?))).collect()
+}
+
+/// The devices of an organisation whose token is being changed.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn rotating(store: &Store, org: &OrgId) -> Result<HashSet<DeviceRowId>, StoreError> {
+    let sql = format!(
+        "SELECT device_id FROM commands WHERE org_id = ?1 AND status IN {OPEN} AND type = 'rotate_token'"
+    );
+    let rows = store.query(sql, values![org.as_str()]).await?;
+    rows.iter().map(|row| row.text("device_id").map(DeviceRowId::new)).collect()
 }

@@ -18,6 +18,7 @@ pub mod revocations;
 pub mod rollups;
 mod sqlite;
 pub mod summaries;
+pub mod targets;
 #[cfg(test)]
 mod tests;
 pub mod users;
