@@ -160,6 +160,12 @@ fn read(path: &Path) -> Result<String, KernelError> {
     fs::read_to_string(path).map_err(|source| KernelError::Read { path: path.to_owned(), source })
 }
 
+/// Whether a test has put its own boot in place of the kernel's: then this machine is never really rebooted.
+#[must_use]
+pub fn is_a_tests() -> bool {
+    cfg!(test) || std::env::var_os(TEST_BOOT_ID).is_some()
+}
+
 /// The name of this host; empty if the kernel does not tell.
 #[must_use]
 pub fn hostname() -> String {

@@ -2,9 +2,11 @@
 
 pub mod app_status;
 pub mod backoff;
+mod child;
 pub mod cli;
 pub mod config;
 pub mod connect;
+pub mod effect;
 pub mod enroll;
 pub mod http;
 pub mod kernel;
@@ -17,5 +19,6 @@ pub mod run;
 pub mod service_manager;
 pub mod state;
 pub mod status;
+mod systemctl;
 pub mod tls;
 pub mod uplink;

@@ -1,0 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
+mod fake;
+mod scripts;
+mod systemd;
