@@ -27,7 +27,12 @@ test: setup fmt lint ## format check, lints and all tests but the slow ones
 	cargo test --locked --workspace --doc --quiet
 
 .PHONY: test-all
-test-all: test deny fuzz ## everything
+test-all: test deny fuzz test-systemd ## everything
+
+.PHONY: test-systemd
+test-systemd: ## the agent under a systemd that has booted, in a container; needs root (asks sudo)
+	@scripts/setup.sh system
+	@scripts/test-systemd.sh
 
 .PHONY: setup
 setup: ## what the tests need: system packages (asks for root only if some are missing) and Python's MQTT client
