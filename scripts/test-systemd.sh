@@ -96,8 +96,7 @@ configure_agent
 guest "runuser -u r58-fleet -- fleetd enrollment-key add --org default --uses 1 |
     r58-fleet-agent enroll http://$http --key - --device-id $device" >"$work/enroll.log" 2>&1 || { cat "$work/enroll.log" >&2; fail "enrolment"; }
 guest 'systemctl is-active --quiet r58-fleet-agent' || fail "enrolment has not started the agent's service"
-wait_for_heartbeat
+wait_for_heartbeat 60
 device_is online || fail "the device is not online"
 guest 'r58-fleet-agent status' || fail "status"
-say
 step "all is well"

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # What test-systemd.sh and test-vm.sh share: tools, the cached root folder, fleetd's API, mosquitto, and waiting. The script that
 # reads this file defines `guest COMMAND` (runs a shell command as root inside the machine) and `in_net COMMAND ARG…` (runs
-# a program of ours in the network that the machine's fleetd listens in).
+# a program of ours in the network that the machine's fleetd listens in), and sets `test_name`.
+# shellcheck disable=SC2034,SC2154
 
 # Debian keeps mke2fs and others from people's PATH.
 PATH=$PATH:/usr/sbin:/sbin
@@ -12,7 +13,6 @@ mqtt_port=1883
 url=http://$http/api/v1
 started_at=$SECONDS
 
-say() { printf '%s\n' "$*"; }
 step() { printf '%4d s  %s\n' $((SECONDS - started_at)) "$*"; }
 die() { printf '%s: %s\n' "$test_name" "$*" >&2; exit 1; }
 
@@ -28,7 +28,7 @@ build_and_become_root() {
         fi
     fi
     bin=${CARGO_TARGET_DIR:-target}/debug
-    [ -x "$bin/fleetd" ] && [ -x "$bin/r58-fleet-agent" ] || die "$bin has no binaries; run this without --built"
+    if ! [ -x "$bin/fleetd" ] || ! [ -x "$bin/r58-fleet-agent" ]; then die "$bin has no binaries; run this without --built"; fi
 }
 
 # need TOOL…: every tool is there, or the way to get it is said.
@@ -150,7 +150,7 @@ now() { date -u +%Y-%m-%dT%H:%M:%S.%3NZ; }
 wait_for_heartbeat() {
     local since
     since=$(now)
-    until_true "${1:-60}" "a heartbeat" heartbeat_since "$since"
+    until_true "$1" "a heartbeat" heartbeat_since "$since"
 }
 
 state_ids() { api GET "/devices/$device/records" | jq -r '.items[].state_id' | sort; }
