@@ -131,17 +131,20 @@ pub enum Worker {
     Dispatcher,
     /// Tells operators what became of their commands.
     Results,
+    /// Keeps what is desired of devices as tags, locks and descriptions say.
+    Desired,
 }
 
 impl Worker {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::HeartbeatMonitor,
         Self::Retention,
         Self::MetricsAggregator,
         Self::Views,
         Self::Dispatcher,
         Self::Results,
+        Self::Desired,
     ];
 
     /// The name in logs and metrics.
@@ -154,7 +157,8 @@ impl Worker {
             Self::Views => "views",
             Self::Dispatcher => "dispatcher",
             Self::Results => "results",
-        }
+            Self::Desired => "desired",
+            }
     }
 }
 

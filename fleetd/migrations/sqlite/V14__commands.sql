@@ -97,12 +97,16 @@ CREATE TABLE device_desired (
     version    BIGINT NOT NULL,
     -- The desired config alone, as people and `config` commands set it.
     config     TEXT   NOT NULL DEFAULT '{}',
-    -- [[from, until], …] in ms, redundancy group, target release: as of this version.
+    -- [[from, until, version], …] in ms with the first version that has it, redundancy group, target release: as of
+    -- this version.
     show_locks TEXT   NOT NULL DEFAULT '[]',
     redundancy_group TEXT,
     target_version   TEXT,
     updated_at BIGINT NOT NULL
 );
+
+-- When the device was last known to be connected by MQTT or exchange; its birth, its records and its will count.
+ALTER TABLE device_state ADD COLUMN connected_at BIGINT;
 
 -- One row for each redundancy group: whose turn it is to be disrupted.
 CREATE TABLE redundancy_leases (

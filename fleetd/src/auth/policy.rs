@@ -49,6 +49,16 @@ pub enum Action {
     OverrideUnknown,
     /// Let a command run although a show is on.
     OverrideShow,
+    /// See a show lock.
+    ReadShowLock,
+    /// Hold back what is disruptive for the time of a show.
+    SetShowLock,
+    /// Take such a lock back.
+    ClearShowLock,
+    /// See what config a device should have and has.
+    ReadConfig,
+    /// Choose the config that a device should have.
+    SetConfig,
 }
 
 /// Who may do it.
@@ -72,7 +82,6 @@ impl Action {
             Self::Connect | Self::SendHeartbeat => Rule { person: None, own_device: true, scope: "" },
             Self::ListDevices | Self::ReadHistory => person(Role::Viewer, "devices:read"),
             Self::ReadDevice => Rule { person: Some(Role::Viewer), own_device: true, scope: "devices:read" },
-            Self::UpdateDevice => person(Role::Operator, "devices:write"),
             Self::ReadDeviceCommands => {
                 Rule { person: Some(Role::Viewer), own_device: true, scope: "commands:read" }
             }
@@ -81,6 +90,10 @@ impl Action {
                 person(Role::Operator, "commands:write")
             }
             Self::CreateUpdate | Self::OverrideShow => person(Role::Admin, "commands:write"),
+            Self::ReadShowLock | Self::ReadConfig => person(Role::Viewer, "devices:read"),
+            Self::UpdateDevice | Self::SetShowLock | Self::ClearShowLock | Self::SetConfig => {
+                person(Role::Operator, "devices:write")
+            }
             Self::SetTargetVersion
             | Self::RegisterDevice
             | Self::ApproveDevice
@@ -100,11 +113,16 @@ impl Action {
             | Self::ReadDevice
             | Self::ReadHistory
             | Self::ReadDeviceCommands
-            | Self::ReadCommands => None,
+            | Self::ReadCommands
+            | Self::ReadShowLock
+            | Self::ReadConfig => None,
             // Heartbeats are records, not changes.
             Self::SendHeartbeat => None,
             Self::ChangeOwnPassword => Some("user.password"),
             Self::UpdateDevice | Self::SetTargetVersion => Some("device.update"),
+            Self::SetShowLock => Some("show_lock.set"),
+            Self::ClearShowLock => Some("show_lock.clear"),
+            Self::SetConfig => Some("device.config"),
             Self::RegisterDevice => Some("device.register"),
             Self::ApproveDevice => Some("device.approve"),
             Self::AllowReenrollment => Some("device.allow_reenrollment"),

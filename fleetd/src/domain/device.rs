@@ -208,6 +208,12 @@ impl DevicePatch {
         self.target_version != Change::Keep
     }
 
+    /// Whether the tags are touched: locks may hold some of them.
+    #[must_use]
+    pub fn touches_tags(&self) -> bool {
+        self.tags.is_some()
+    }
+
     /// The description after the change.
     #[must_use]
     pub fn apply(self, to: &Description) -> Description {

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod command;
 pub mod command_request;
+pub mod desired;
 pub mod device;
 pub mod enrollment;
 pub mod fields;
@@ -11,6 +12,7 @@ pub mod network;
 pub mod org;
 pub mod rollup;
 pub mod sample;
+pub mod show_lock;
 pub mod summary;
 pub mod time;
 pub mod timing;

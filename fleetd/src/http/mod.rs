@@ -11,6 +11,7 @@ mod query;
 mod request;
 mod routes;
 mod server;
+mod show_locks;
 mod system;
 mod table;
 

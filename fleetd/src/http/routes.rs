@@ -8,7 +8,7 @@ use warp::reply::Response;
 
 use super::table::Access::{Handler, Needs, Open};
 use super::table::Table;
-use super::{auth, connect, dashboard, devices, history, system};
+use super::{auth, connect, dashboard, devices, history, show_locks, system};
 use crate::app::AppState;
 use crate::auth::policy::Action;
 
@@ -37,6 +37,13 @@ fn table() -> Table {
         .row(M::POST,   "/api/v1/devices/{id}/approve",            Needs(Action::ApproveDevice),     devices::approve)
         .row(M::POST,   "/api/v1/devices/{id}/allow-reenrollment", Needs(Action::AllowReenrollment), devices::allow_reenrollment)
         .row(M::POST,   "/api/v1/devices/{id}/rotate-token",       Needs(Action::RotateDeviceToken), devices::rotate_token)
+        // Shows.
+        .row(M::GET,    "/api/v1/devices/{id}/show-lock", Needs(Action::ReadShowLock),  show_locks::of_device)
+        .row(M::PUT,    "/api/v1/devices/{id}/show-lock", Needs(Action::SetShowLock),   show_locks::lock_device)
+        .row(M::DELETE, "/api/v1/devices/{id}/show-lock", Needs(Action::ClearShowLock), show_locks::unlock_device)
+        .row(M::GET,    "/api/v1/show-locks/{tag}",       Needs(Action::ReadShowLock),  show_locks::of_tag)
+        .row(M::PUT,    "/api/v1/show-locks/{tag}",       Needs(Action::SetShowLock),   show_locks::lock_tag)
+        .row(M::DELETE, "/api/v1/show-locks/{tag}",       Needs(Action::ClearShowLock), show_locks::unlock_tag)
         // What devices sent.
         .row(M::GET,    "/api/v1/devices/{id}/heartbeats", Needs(Action::ReadHistory), history::heartbeats)
         .row(M::GET,    "/api/v1/devices/{id}/metrics",    Needs(Action::ReadHistory), history::metrics)

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::Error;
-use crate::app::AppState;
+use super::desired::{self, Basis};
+use crate::app::{AppState, Worker};
 use crate::auth::caller::Caller;
 use crate::auth::policy::{self, Action};
 use crate::auth::token::NewToken;
@@ -64,12 +65,20 @@ pub async fn update(
     if patch.touches_target_version() {
         authorise(caller, Action::SetTargetVersion, Some(id))?;
     }
-    change(app, caller, id, Action::UpdateDevice, context, |device, now_ms| {
+    let summary = change(app, caller, id, Action::UpdateDevice, context, |device, basis, now_ms| {
         let new = patch.clone().apply(&device.description);
         let details = device.description.changes_to(&new);
-        Ok((devices::describe(device, &new, now_ms), details))
+        let mut statements = devices::describe(device, &new, now_ms);
+        statements.extend(basis.follow(&new, now_ms));
+        Ok((statements, details))
     })
-    .await
+    .await?;
+    desired::tell(app);
+    if patch.touches_tags() {
+        // A lock that was set for the tag at this very moment has not seen it.
+        app.nudges.nudge(Worker::Desired);
+    }
+    Ok(summary)
 }
 
 /// Says yes to a device that registered itself. Saying it again changes nothing.
@@ -82,7 +91,7 @@ pub async fn approve(
     id: &str,
     context: &AuditContext,
 ) -> Result<DeviceSummary, Error> {
-    change(app, caller, id, Action::ApproveDevice, context, |device, now_ms| {
+    change(app, caller, id, Action::ApproveDevice, context, |device, _, now_ms| {
         Ok((vec![devices::approve(device, now_ms)], json!({"was_approved": device.approved})))
     })
     .await
@@ -98,7 +107,7 @@ pub async fn allow_reenrollment(
     id: &str,
     context: &AuditContext,
 ) -> Result<DeviceSummary, Error> {
-    change(app, caller, id, Action::AllowReenrollment, context, |device, now_ms| {
+    change(app, caller, id, Action::AllowReenrollment, context, |device, _, now_ms| {
         Ok((vec![devices::allow_reenrollment(device, now_ms)], json!({})))
     })
     .await
@@ -115,7 +124,7 @@ pub async fn rotate_token(
     context: &AuditContext,
 ) -> Result<(DeviceSummary, Secret), Error> {
     let token = NewToken::generate().map_err(Error::internal)?;
-    let summary = change(app, caller, id, Action::RotateDeviceToken, context, |device, now_ms| {
+    let summary = change(app, caller, id, Action::RotateDeviceToken, context, |device, _, now_ms| {
         let mut statements = vec![devices::touch(device, now_ms)];
         statements.extend(credentials::set_device_token(&device.org_id, &device.id, token.hash, now_ms));
         statements.extend(revocations::device(
@@ -141,7 +150,7 @@ pub async fn decommission(
     id: &str,
     context: &AuditContext,
 ) -> Result<(), Error> {
-    let (device, _) = commit(app, caller, id, Action::DecommissionDevice, context, |device, now_ms| {
+    let (device, _) = commit(app, caller, id, Action::DecommissionDevice, context, |device, _, now_ms| {
         let mut statements =
             vec![devices::decommission(device, now_ms), credentials::drop_device_tokens(&device.id)];
         statements.extend(revocations::device(
@@ -165,7 +174,7 @@ async fn change(
     id: &str,
     action: Action,
     context: &AuditContext,
-    decide: impl Fn(&Device, i64) -> Result<(Vec<Statement>, Value), Error>,
+    decide: impl Fn(&Device, &Basis, i64) -> Result<(Vec<Statement>, Value), Error>,
 ) -> Result<DeviceSummary, Error> {
     let (device, _) = commit(app, caller, id, action, context, decide).await?;
     app.views.mark(device.id.as_str());
@@ -179,7 +188,7 @@ async fn commit(
     id: &str,
     action: Action,
     context: &AuditContext,
-    decide: impl Fn(&Device, i64) -> Result<(Vec<Statement>, Value), Error>,
+    decide: impl Fn(&Device, &Basis, i64) -> Result<(Vec<Statement>, Value), Error>,
 ) -> Result<(Device, i64), Error> {
     authorise(caller, action, Some(id))?;
     let org = caller.org();
@@ -190,7 +199,8 @@ async fn commit(
             .await?
             .filter(|device| device.decommissioned_at.is_none())
             .ok_or_else(|| unknown(id))?;
-        let (mut statements, details) = decide(&device, now_ms)?;
+        let basis = Basis::load(&app.store, &device, now_ms).await?;
+        let (mut statements, details) = decide(&device, &basis, now_ms)?;
         statements.push(audit::insert(&AuditEntry {
             org_id: Some(&org.id),
             at: now_ms,

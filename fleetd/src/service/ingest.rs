@@ -140,7 +140,7 @@ pub async fn http_heartbeat(
     let sample = Sample::from_http(heartbeat, now)
         .map_err(|(field, expected)| HeartbeatError::Field { field, expected })?;
     let mut statements = heartbeats::make_day(Day::of(now)).to_vec();
-    statements.push(device_state::put_alive(key, now, now));
+    statements.push(device_state::put_alive_http(key, now));
     statements.push(device_state::put_http(key, ip_address));
     statements.push(heartbeats::insert(key, &sample));
     statements.push(device_state::put_latest(key, &sample));

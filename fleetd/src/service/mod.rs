@@ -2,11 +2,13 @@
 
 pub mod accounts;
 pub mod commands;
+pub mod desired;
 pub mod devices;
 mod error;
 pub mod ingest;
 pub mod login;
 pub mod register;
 pub mod revocations;
+pub mod show_locks;
 
 pub use error::Error;

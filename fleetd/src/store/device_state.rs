@@ -12,7 +12,7 @@ use crate::{domain::sample::Sample, values};
 pub const STATE_COLUMNS: &str = "s.online, s.last_seen_at, s.interval_seconds, s.transport, s.ip_address, s.state_id, \
      s.connection, s.birth_at, s.agent_version, s.app_version, s.last_heartbeat, s.cpu_percent, s.mem_percent, \
      s.disk_free_gb, s.temperature_c, s.uptime_seconds, s.recording_active, s.mixer_active, s.degradation_level, \
-     s.live, s.outbox_depth, s.reported_version";
+     s.live, s.outbox_depth, s.reported_version, s.connected_at";
 
 /// The latest of one device. A device that was never heard has the default.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,6 +40,7 @@ pub struct DeviceState {
     pub live: Option<bool>,
     pub outbox_depth: Option<i64>,
     pub reported_version: Option<i64>,
+    pub connected_at: Option<i64>,
 }
 
 impl DeviceState {
@@ -71,7 +72,16 @@ impl DeviceState {
             live: row.opt_bool("live")?,
             outbox_depth: row.opt_int("outbox_depth")?,
             reported_version: row.opt_int("reported_version")?,
+            connected_at: row.opt_int("connected_at")?,
         })
+    }
+}
+
+impl DeviceState {
+    /// Whether the device is heard by the old HTTP protocol alone: it has never given birth.
+    #[must_use]
+    pub fn speaks_http_only(&self) -> bool {
+        self.birth_at.is_none() && self.last_heartbeat.is_some()
     }
 }
 
@@ -92,9 +102,10 @@ const INTERVAL_MAX_SECONDS: u32 = 86_400;
 pub fn put_birth(key: &DeviceKey, birth: &Birth, ip_address: Option<&str>, now_ms: i64) -> Statement {
     const SQL: &str = "\
 INSERT INTO device_state (device_id, org_id, online, last_seen_at, will_at, interval_seconds, transport, ip_address,
-    state_id, connection, birth_at, birth, agent_version, app_version)
-VALUES (?1, ?2, 1, ?3, NULL, ?4, ?5, ?6, ?7, ?8, ?3, ?9, ?10, ?11)
+    state_id, connection, birth_at, connected_at, birth, agent_version, app_version)
+VALUES (?1, ?2, 1, ?3, NULL, ?4, ?5, ?6, ?7, ?8, ?3, ?3, ?9, ?10, ?11)
 ON CONFLICT (device_id) DO UPDATE SET online = 1, last_seen_at = excluded.last_seen_at, will_at = NULL,
+    connected_at = excluded.connected_at,
     interval_seconds = excluded.interval_seconds, transport = excluded.transport, ip_address = excluded.ip_address,
     state_id = excluded.state_id, connection = excluded.connection, birth_at = excluded.birth_at,
     birth = excluded.birth, agent_version = excluded.agent_version,
@@ -158,15 +169,24 @@ WHERE device_state.heartbeat_at IS NULL OR device_state.heartbeat_at <= excluded
     )
 }
 
-/// A sign of life taken at `at`: the device is online, unless its connection was lost after that.
+/// A sign of life over the device's connection, taken at `at`: it is online, unless its connection was lost after that.
 #[must_use]
 pub fn put_alive(key: &DeviceKey, at: i64, now_ms: i64) -> Statement {
     const SQL: &str = "\
-INSERT INTO device_state (device_id, org_id, online, last_seen_at) VALUES (?1, ?2, 1, ?4)
-ON CONFLICT (device_id) DO UPDATE SET last_seen_at = ?4,
+INSERT INTO device_state (device_id, org_id, online, last_seen_at, connected_at) VALUES (?1, ?2, 1, ?4, ?4)
+ON CONFLICT (device_id) DO UPDATE SET last_seen_at = ?4, connected_at = ?4,
     online = CASE WHEN device_state.will_at BETWEEN ?3 AND ?4 THEN device_state.online ELSE 1 END,
     will_at = CASE WHEN device_state.will_at BETWEEN ?3 AND ?4 THEN device_state.will_at ELSE NULL END";
     Statement::new(SQL, values![key.device_id.as_str(), key.org_id.as_str(), at, now_ms])
+}
+
+/// A sign of life over the old HTTP protocol, where nothing is spooled: the device is online.
+#[must_use]
+pub fn put_alive_http(key: &DeviceKey, now_ms: i64) -> Statement {
+    const SQL: &str = "\
+INSERT INTO device_state (device_id, org_id, online, last_seen_at) VALUES (?1, ?2, 1, ?3)
+ON CONFLICT (device_id) DO UPDATE SET last_seen_at = ?3, online = 1, will_at = NULL";
+    Statement::new(SQL, values![key.device_id.as_str(), key.org_id.as_str(), now_ms])
 }
 
 /// Where a device that has never given birth sends its heartbeats from.
@@ -181,7 +201,7 @@ UPDATE device_state SET transport = 'http', ip_address = coalesce(?2, ip_address
 #[must_use]
 pub fn put_will(key: &DeviceKey, state_id: &str, connection: u64, now_ms: i64) -> Statement {
     const SQL: &str = "\
-UPDATE device_state SET will_at = ?4 WHERE device_id = ?1 AND state_id = ?2 AND connection = ?3 AND will_at IS NULL";
+UPDATE device_state SET will_at = ?4, connected_at = ?4 WHERE device_id = ?1 AND state_id = ?2 AND connection = ?3 AND will_at IS NULL";
     let connection = i64::try_from(connection).unwrap_or(i64::MAX);
     Statement::new(SQL, values![key.device_id.as_str(), state_id, connection, now_ms])
 }

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod commands;
 pub mod credentials;
+pub mod desired;
 pub mod device_state;
 pub mod devices;
 mod dialect;
@@ -16,6 +17,7 @@ pub mod records;
 pub mod reports;
 pub mod revocations;
 pub mod rollups;
+pub mod show_locks;
 mod sqlite;
 pub mod summaries;
 pub mod targets;

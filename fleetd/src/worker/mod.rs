@@ -13,8 +13,11 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::{
     app::{AppState, Worker},
-    service::ingest::error_chain,
+    service::{desired, ingest::error_chain},
 };
+
+/// How often what is desired of all devices is looked through; a change is seen to when it is made.
+const DESIRED_EVERY: Duration = Duration::from_secs(60);
 
 /// Starts the workers that need nothing but the state. They end when `stop` turns true.
 pub fn start(app: &Arc<AppState>, stop: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
@@ -31,6 +34,9 @@ pub fn start(app: &Arc<AppState>, stop: &watch::Receiver<bool>, tasks: &mut Join
         aggregator::EVERY,
         |app| async move { aggregator::step(&app).await },
     ));
+    tasks.spawn(run(app.clone(), stop.clone(), Worker::Desired, DESIRED_EVERY, |app| async move {
+        desired::refresh_all(&app).await
+    }));
 }
 
 /// Runs `step` at once, then every `every`, and when nudged.
