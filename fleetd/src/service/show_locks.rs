@@ -54,7 +54,7 @@ pub enum Named {
 }
 
 enum Found {
-    Device(Device),
+    Device(Box<Device>),
     Tag(String),
 }
 
@@ -208,7 +208,7 @@ async fn find(app: &AppState, caller: &Caller, named: &Named) -> Result<Found, E
             let device = devices::find(&app.store, &caller.org().id, id).await?;
             device
                 .filter(|device| device.decommissioned_at.is_none())
-                .map(Found::Device)
+                .map(|device| Found::Device(Box::new(device)))
                 .ok_or_else(|| unknown(id))
         }
         Named::Tag(tag) => {
