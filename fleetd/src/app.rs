@@ -158,7 +158,7 @@ impl Worker {
             Self::Dispatcher => "dispatcher",
             Self::Results => "results",
             Self::Desired => "desired",
-            }
+        }
     }
 }
 
