@@ -2,7 +2,7 @@
 
 use crate::domain::lane::{Stored, Taken};
 
-/// Records and log lines of one device in one batch. An agent has at most 512 KiB under way, with at least 43 bytes to a
+/// Records and log lines of one device in one batch. An agent has at most 512 KiB under way, with at least 39 bytes to a
 /// heartbeat, so its own never reach this.
 pub(super) const RECORDS_MAX: u64 = 16_384;
 /// Bytes of one device in one batch: twice what an agent has under way.
