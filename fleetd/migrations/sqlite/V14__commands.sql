@@ -97,9 +97,10 @@ CREATE TABLE device_desired (
     version    BIGINT NOT NULL,
     -- The desired config alone, as people and `config` commands set it.
     config     TEXT   NOT NULL DEFAULT '{}',
-    -- [[from, until, version], …] in ms with the first version that has it, redundancy group, target release: as of
-    -- this version.
+    -- [[from, until], …] in ms, redundancy group, target release: as of this version.
     show_locks TEXT   NOT NULL DEFAULT '[]',
+    -- For each of show_locks the first version that has it.
+    lock_versions    TEXT NOT NULL DEFAULT '[]',
     redundancy_group TEXT,
     target_version   TEXT,
     updated_at BIGINT NOT NULL

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use protocol::message;
-use serde::{Deserialize, Serialize};
 
 use super::device::{Description, DeviceRowId};
 use super::org::OrgId;
@@ -18,9 +17,24 @@ pub const CONFIG_MAX_BYTES: usize = 32 * 1024;
 /// A device that says it has a version beyond this is not believed.
 const VERSION_MAX: i64 = 1 << 53;
 
-/// A lock as the device has it: `[from, until, version]`, the version being the first that has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LockedSpan(pub i64, pub i64, pub i64);
+/// A lock as the device has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockedSpan {
+    /// From when on, ms since 1970.
+    pub from: i64,
+    /// Until when, ms since 1970.
+    pub until: i64,
+    /// The first version that has it.
+    pub since_version: i64,
+}
+
+impl LockedSpan {
+    /// Both times.
+    #[must_use]
+    pub fn times(&self) -> (i64, i64) {
+        (self.from, self.until)
+    }
+}
 
 /// The desired state of one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +80,9 @@ impl Desired {
             .collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let known: Vec<LockedSpan> = self.show_locks.iter().copied().filter(|span| span.1 > now).collect();
-        let same_locks = known.iter().map(|span| (span.0, span.1)).eq(wanted.iter().copied());
+        let known: Vec<LockedSpan> =
+            self.show_locks.iter().copied().filter(|span| span.until > now).collect();
+        let same_locks = known.iter().map(LockedSpan::times).eq(wanted.iter().copied());
         if same_locks
             && self.redundancy_group == description.redundancy_group
             && self.target_version == description.target_version
@@ -75,11 +90,13 @@ impl Desired {
             return false;
         }
         self.version += 1;
-        let since = |from, until| {
-            known.iter().find(|span| (span.0, span.1) == (from, until)).map_or(self.version, |span| span.2)
+        let since = |times| {
+            known.iter().find(|span| span.times() == times).map_or(self.version, |span| span.since_version)
         };
-        self.show_locks =
-            wanted.iter().map(|&(from, until)| LockedSpan(from, until, since(from, until))).collect();
+        self.show_locks = wanted
+            .iter()
+            .map(|&(from, until)| LockedSpan { from, until, since_version: since((from, until)) })
+            .collect();
         self.redundancy_group.clone_from(&description.redundancy_group);
         self.target_version.clone_from(&description.target_version);
         true
@@ -93,7 +110,7 @@ impl Desired {
         }
         self.version = reported_version + 1;
         for span in &mut self.show_locks {
-            span.2 = self.version;
+            span.since_version = self.version;
         }
         true
     }
@@ -119,8 +136,8 @@ impl Desired {
     /// Whether a device that has reported this version knows the lock.
     #[must_use]
     pub fn lock_is_known(&self, lock: &ShowLock, reported_version: Option<i64>) -> bool {
-        let span = self.show_locks.iter().find(|span| (span.0, span.1) == (lock.from, lock.until));
-        span.zip(reported_version).is_some_and(|(span, reported)| reported >= span.2)
+        let span = self.show_locks.iter().find(|span| span.times() == (lock.from, lock.until));
+        span.zip(reported_version).is_some_and(|(span, reported)| reported >= span.since_version)
     }
 
     /// As it is sent.
@@ -130,7 +147,7 @@ impl Desired {
             version: u64::try_from(self.version).unwrap_or(0),
             config: self.config.clone(),
             target_version: self.target_version.clone(),
-            show_locks: self.show_locks.iter().map(|span| (span.0, span.1)).collect(),
+            show_locks: self.show_locks.iter().map(LockedSpan::times).collect(),
             redundancy_group: self.redundancy_group.clone(),
         }
     }
@@ -198,7 +215,8 @@ mod tests {
         assert!(!desired.follow(&described(&["hall"], None), &locks, NOW));
         assert!(desired.follow(&described(&["hall"], Some("pair")), &locks, NOW));
         assert_eq!(desired.version, 2);
-        assert_eq!(desired.show_locks, [LockedSpan(NOW, NOW + 1000, 1)], "the lock is known since version 1");
+        let span = LockedSpan { from: NOW, until: NOW + 1000, since_version: 1 };
+        assert_eq!(desired.show_locks, [span], "the lock is known since version 1");
     }
 
     #[test]
@@ -238,7 +256,7 @@ mod tests {
         assert!(!desired.overtake(7), "nothing is desired: there is nothing to send");
         desired.follow(&described(&["a"], None), &[tagged("a", NOW, NOW + 1000)], NOW);
         assert!(desired.overtake(7));
-        assert_eq!((desired.version, desired.show_locks[0].2), (8, 8));
+        assert_eq!((desired.version, desired.show_locks[0].since_version), (8, 8));
         assert!(!desired.overtake(8) && !desired.overtake(i64::MAX));
     }
 

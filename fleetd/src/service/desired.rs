@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::app::{AppState, Worker};
 use crate::domain::desired::Desired;
-use crate::domain::device::{Description, Device};
+use crate::domain::device::{Description, Device, DeviceRowId};
 use crate::domain::org::OrgId;
 use crate::domain::show_lock::ShowLock;
 use crate::store::desired::{self as stored, Standing, Which};
@@ -69,9 +69,9 @@ pub fn merge_config(
     changed.then(|| stored::put(desired, before, now_ms)).into_iter().collect()
 }
 
-/// What is desired of some device has changed: it is to be sent.
-pub fn tell(app: &AppState) {
-    app.nudges.nudge(Worker::Dispatcher);
+/// What is desired of a device has changed: it is to be sent.
+pub fn tell(app: &AppState, device: &DeviceRowId) {
+    app.dispatch.mark(device.as_str());
 }
 
 /// Brings every device with this tag up to the locks, before whoever changed one is answered. What fails is left to the
@@ -104,32 +104,31 @@ async fn refresh(app: &AppState, which: Which<'_>) -> Result<(), StoreError> {
     for lock in locks {
         by_org.entry(lock.org_id.as_str().to_owned()).or_default().push(lock);
     }
-    let (mut after, mut changed, mut failure) = (String::new(), 0, None);
+    let (mut after, mut failure) = (String::new(), None);
     loop {
         let chunk = stored::standings(&app.store, which, &after, CHUNK).await?;
         let Some(last) = chunk.last() else { break };
         after = last.device.id.as_str().to_owned();
-        let statements: Vec<Statement> = chunk
+        let statements: Vec<(DeviceRowId, Statement)> = chunk
             .into_iter()
             .filter_map(|standing| {
                 let locks = by_org.get(standing.device.org_id.as_str()).map_or(&[][..], Vec::as_slice);
-                bring_up(standing, locks, now_ms)
+                let device = standing.device.id.clone();
+                bring_up(standing, locks, now_ms).map(|statement| (device, statement))
             })
             .collect();
         // One transaction each, in one commit: another change of one device does not hold up the others.
-        let outcomes =
-            futures_util::future::join_all(statements.into_iter().map(|one| app.store.apply_one(one))).await;
-        for outcome in outcomes {
+        let work = statements
+            .into_iter()
+            .map(|(device, one)| async move { (device, app.store.apply_one(one).await) });
+        for (device, outcome) in futures_util::future::join_all(work).await {
             match outcome {
-                Ok(_) => changed += 1,
+                Ok(_) => tell(app, &device),
                 // Whoever was faster may not have known of the lock.
                 Err(StoreError::Conflict { .. }) => app.nudges.nudge(Worker::Desired),
                 Err(error) => failure = Some(error),
             }
         }
-    }
-    if changed > 0 {
-        tell(app);
     }
     failure.map_or(Ok(()), Err)
 }

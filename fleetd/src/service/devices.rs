@@ -73,7 +73,7 @@ pub async fn update(
         Ok((statements, details))
     })
     .await?;
-    desired::tell(app);
+    desired::tell(app, &summary.id);
     if patch.touches_tags() {
         // A lock that was set for the tag at this very moment has not seen it.
         app.nudges.nudge(Worker::Desired);

@@ -183,7 +183,7 @@ async fn commit(
                     Err(error) => return Err(error),
                 }
             }
-            desired::tell(app);
+            desired::tell(app, &device.id);
             app.views.mark(device.id.as_str());
         }
     }

@@ -1,13 +1,14 @@
 //! `device_desired`: what each device should be like. Every change is a compare-and-swap on the version.
 
 use super::{Row, Statement, Store, StoreError};
-use crate::domain::desired::Desired;
+use crate::domain::desired::{Desired, LockedSpan};
 use crate::domain::device::{Device, DeviceRowId};
 use crate::domain::org::OrgId;
 use crate::values;
 
 /// The columns that [`read`] needs, of the tables called `d` (devices) and `w` (`device_desired`).
-const COLUMNS: &str = "w.version, w.config, w.show_locks, w.redundancy_group AS desired_group, w.target_version AS desired_target";
+const COLUMNS: &str = "w.version, w.config, w.show_locks, w.lock_versions, w.redundancy_group AS desired_group, \
+     w.target_version AS desired_target";
 
 /// What is desired of a device; of an unknown one, nothing.
 ///
@@ -87,21 +88,24 @@ pub async fn standings(
 #[must_use]
 pub fn put(desired: &Desired, before: i64, now_ms: i64) -> Statement {
     const INSERT: &str = "\
-INSERT INTO device_desired (device_id, org_id, version, config, show_locks, redundancy_group, target_version, updated_at)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (device_id) DO NOTHING";
+INSERT INTO device_desired (device_id, org_id, version, config, show_locks, redundancy_group, target_version, updated_at, lock_versions)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (device_id) DO NOTHING";
     const UPDATE: &str = "\
 UPDATE device_desired SET version = ?3, config = ?4, show_locks = ?5, redundancy_group = ?6, target_version = ?7,
-    updated_at = ?8 WHERE device_id = ?1 AND org_id = ?2 AND version = ?9";
+    updated_at = ?8, lock_versions = ?9 WHERE device_id = ?1 AND org_id = ?2 AND version = ?10";
+    let spans: Vec<_> = desired.show_locks.iter().map(LockedSpan::times).collect();
+    let versions: Vec<_> = desired.show_locks.iter().map(|span| span.since_version).collect();
     let mut params = values![
         desired.device_id.as_str(),
         desired.org_id.as_str(),
         desired.version,
         // Maps and lists of texts and numbers always become JSON.
         serde_json::to_string(&desired.config).unwrap_or_default(),
-        serde_json::to_string(&desired.show_locks).unwrap_or_default(),
+        serde_json::to_string(&spans).unwrap_or_default(),
         desired.redundancy_group.clone(),
         desired.target_version.clone(),
         now_ms,
+        serde_json::to_string(&versions).unwrap_or_default(),
     ];
     if before == 0 {
         return Statement::new(INSERT, params).expect_rows(1);
@@ -139,10 +143,16 @@ pub async fn reported(store: &Store, device: &DeviceRowId) -> Result<ReportedCon
 }
 
 fn read(row: &Row, nothing: Desired) -> Result<Desired, StoreError> {
+    let spans: Vec<(i64, i64)> = row.opt_json("show_locks")?.unwrap_or_default();
+    let versions: Vec<i64> = row.opt_json("lock_versions")?.unwrap_or_default();
+    let version = row.int("version")?;
+    // A lock whose first version is not known counts from the present one on.
+    let versions = versions.into_iter().chain(std::iter::repeat(version));
+    let span = |((from, until), since_version)| LockedSpan { from, until, since_version };
     Ok(Desired {
-        version: row.int("version")?,
+        version,
         config: row.opt_json("config")?.unwrap_or_default(),
-        show_locks: row.opt_json("show_locks")?.unwrap_or_default(),
+        show_locks: spans.into_iter().zip(versions).map(span).collect(),
         redundancy_group: row.opt_text("desired_group")?,
         target_version: row.opt_text("desired_target")?,
         ..nothing
