@@ -1,5 +1,7 @@
 //! Changes keys in the text of a `fleet.conf` and leaves everything else byte for byte as it is.
 
+use zeroize::Zeroize as _;
+
 use super::lines;
 
 /// Why a text cannot be changed.
@@ -29,7 +31,10 @@ pub enum EditError {
 pub fn set(text: &str, changes: &[(&str, &str)]) -> Result<String, EditError> {
     let mut result = text.to_owned();
     for (key, value) in changes {
-        result = set_one(&result, key, value)?;
+        let changed = set_one(&result, key, value);
+        // There may be a token in it.
+        result.zeroize();
+        result = changed?;
     }
     Ok(result)
 }

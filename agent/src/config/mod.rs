@@ -18,9 +18,11 @@ mod value;
 use std::path::{Path, PathBuf};
 
 use protocol::id::{DeviceId, OrgSlug};
+use zeroize::Zeroizing;
 
 pub use edit::{EditError, set};
-pub use file::{FileError, update_file, write_private};
+pub use file::{FILE_FAILPOINTS, FileError, update_file, write_private};
+pub(crate) use file::{Readers, change_file};
 pub use key::Key;
 pub use resolve::{BadValue, Origin};
 pub use secret::Secret;
@@ -199,6 +201,17 @@ impl Config {
         (self.fleet_url.is_some() || self.mqtt_url.is_some())
             && (self.device_token.is_some() || self.client_cert.is_some())
     }
+}
+
+/// The text of the file at `path`.
+pub(crate) fn read_file(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    file::read(path).map(|contents| Zeroizing::new(contents.text))
+}
+
+/// The value of `key` in the text of a file, the one that counts; absent if it has none.
+pub(crate) fn value_in(text: &str, key: &str) -> Option<String> {
+    let (entries, _) = lines::parse(text);
+    entries.into_iter().rfind(|entry| entry.key == key).map(|entry| entry.value)
 }
 
 fn unknown_key(key: &str, place: &str) -> String {

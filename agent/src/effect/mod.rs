@@ -18,7 +18,9 @@ mod observed;
 mod ping;
 mod reboot;
 mod restart;
+pub mod rotation;
 mod script;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -33,11 +35,14 @@ use crate::kernel::Kernel;
 use crate::systemctl::Systemd;
 
 pub use observed::Observed;
+pub use settings::apply_config;
 
 use observed::Facts;
 use reboot::Reboot;
 use restart::Restart;
+use rotation::{Made, Rotation};
 use script::Script;
+use settings::Change;
 
 /// The agent's own unit: restarting it harms no show.
 pub const OWN_UNIT: &str = "r58-fleet-agent.service";
@@ -77,6 +82,9 @@ pub enum Outcome {
     },
     /// The machine goes down and this process with it: the command stays `running`, and the next process probes.
     RebootAsked,
+    /// The first step of `rotate_token`: the new token is on the disk, and its hash is to be reported. The command stays
+    /// `running`; the other steps are those of [`Rotation`].
+    TokenMade(Made),
 }
 
 impl Outcome {
@@ -101,7 +109,8 @@ pub enum Probed {
     NotDone,
     /// That cannot be found out; why, for the operator.
     Unknown(String),
-    /// It is being done just now, without this process: look again in a second, until its time is up.
+    /// It is being done just now, without this process: look again in a second, until its time is up. For
+    /// `rotate_token`: its files are there, go on as [`Rotation::standing`] says.
     StillGoing,
 }
 
@@ -126,6 +135,8 @@ enum Effect {
     Restart(Restart),
     Reboot(Reboot),
     Script(Script),
+    Change(Change),
+    Rotate(Rotation),
 }
 
 /// Checks a payload against the allow lists of `config`, and looks at the disk where that says more.
@@ -144,7 +155,8 @@ fn prepare_with(payload: Payload, config: &Config, systemd: Systemd) -> Result<P
         }
         Payload::Reboot(reboot) => Effect::Reboot(Reboot::new(reboot.delay_seconds, systemd)),
         Payload::Custom(custom) => Effect::Script(Script::prepare(&custom.script, custom.args, config)?),
-        Payload::Config(_) | Payload::RotateToken => return Err(Refusal::NotSupported),
+        Payload::Config(config_change) => Effect::Change(Change::prepare(config_change.changes, config)?),
+        Payload::RotateToken => Effect::Rotate(Rotation::of(config)?),
         Payload::Update(_) | Payload::Bundle(_) => return Err(Refusal::NotSupported),
     }))
 }
@@ -154,7 +166,7 @@ impl Prepared {
     #[must_use]
     pub fn is_disruptive(&self) -> bool {
         match &self.0 {
-            Effect::Ping => false,
+            Effect::Ping | Effect::Change(_) | Effect::Rotate(_) => false,
             Effect::Restart(restart) => !restart.is_own(),
             Effect::Reboot(_) | Effect::Script(_) => true,
         }
@@ -177,6 +189,8 @@ impl Prepared {
             Effect::Restart(restart) => Facts::RestartService(restart.observe(kernel)),
             Effect::Reboot(reboot) => Facts::Reboot(reboot.observe(kernel)),
             Effect::Script(script) => Facts::Custom(script.observe()),
+            Effect::Change(change) => Facts::Config(change.observe()),
+            Effect::Rotate(rotation) => Facts::RotateToken(rotation.observe()),
         })
     }
 
@@ -188,6 +202,11 @@ impl Prepared {
             (Effect::Restart(restart), Facts::RestartService(before)) => restart.run(before, timeout),
             (Effect::Reboot(reboot), Facts::Reboot(_)) => reboot.run(timeout),
             (Effect::Script(script), Facts::Custom(before)) => script.run(before, timeout, context),
+            (Effect::Change(change), Facts::Config(before)) => change.run(before),
+            (Effect::Rotate(rotation), Facts::RotateToken(_)) => match rotation.make(&context.command_id) {
+                Ok(made) => Outcome::TokenMade(made),
+                Err(error) => Outcome::failed(with_causes(&error)),
+            },
             // The caller has mixed up two commands. Nothing has been done.
             _ => Outcome::failed("what was noted before does not belong to this command"),
         }
@@ -208,6 +227,19 @@ impl Observed {
             Facts::RestartService(before) => restart::probe(before, kernel, systemd),
             Facts::Reboot(before) => reboot::probe(before, kernel, systemd),
             Facts::Custom(before) => script::probe(before),
+            Facts::Config(before) => settings::probe(before),
+            Facts::RotateToken(before) => rotation::probe(before),
         }
     }
+}
+
+/// The text of an error with those of its causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::reboot;
 use super::restart;
+use super::rotation;
 use super::script;
+use super::settings;
 
 /// How things were before an effect, as kept in the journal: JSON, fields that are not known are ignored. There is no
 /// secret in it.
@@ -18,6 +20,8 @@ pub(super) enum Facts {
     RestartService(restart::Before),
     Reboot(reboot::Before),
     Custom(script::Before),
+    Config(settings::Before),
+    RotateToken(rotation::Before),
 }
 
 impl Observed {
