@@ -45,6 +45,41 @@ const HELP: &[(&str, Kind, &str)] = &[
         Kind::Counter,
         "Retained presences that disagreed with the last birth.",
     ),
+    ("fleet_commands_sent_total", Kind::Counter, "Commands sent to devices for the first time."),
+    (
+        "fleet_commands_repeated_total",
+        Kind::Counter,
+        "Messages about commands sent to devices again, by kind: run, cancel, query, override, go.",
+    ),
+    ("fleet_commands_expired_total", Kind::Counter, "Commands that expired before they were sent."),
+    (
+        "fleet_commands_given_up_total",
+        Kind::Counter,
+        "Commands whose end the server inferred: nobody can tell it any more.",
+    ),
+    (
+        "fleet_command_reports_foreign_total",
+        Kind::Counter,
+        "Reports of devices about another device's command; they move nothing.",
+    ),
+    (
+        "fleet_command_reports_unknown_total",
+        Kind::Counter,
+        "Reports about commands that this database does not have.",
+    ),
+    (
+        "fleet_command_reports_refused_total",
+        Kind::Counter,
+        "Reports that contradict what is known; they move nothing.",
+    ),
+    ("fleet_desired_published_total", Kind::Counter, "Desired states published to devices."),
+    ("fleet_leases_granted_total", Kind::Counter, "Redundancy leases given."),
+    ("fleet_results_published_total", Kind::Counter, "Results published to operators."),
+    (
+        "fleet_operator_requests_total",
+        Kind::Counter,
+        "Command requests of operators over MQTT, by what became of them.",
+    ),
     ("fleet_http_requests_total", Kind::Counter, "HTTP requests answered, by class of status."),
 ];
 

@@ -57,6 +57,7 @@ CREATE INDEX commands_by_request ON commands (org_id, created_by_name, request_h
 CREATE INDEX commands_by_org ON commands (org_id, created_at);
 CREATE INDEX commands_by_device ON commands (device_id, created_at);
 CREATE INDEX commands_open_by_org ON commands (org_id, device_id) WHERE status IN ('pending', 'sent', 'acked', 'held', 'running');
+CREATE INDEX commands_open_expiry ON commands (expires_at) WHERE status IN ('pending', 'sent', 'acked', 'held', 'running');
 CREATE INDEX commands_open ON commands (device_id) WHERE status IN ('pending', 'sent', 'acked', 'held', 'running');
 
 -- Every step of every command, by both clocks. told: 0 until operator/{user}/result has it.

@@ -120,7 +120,7 @@ pub async fn identify(
 ) -> Result<Caller, Error> {
     match credential {
         Credential::DeviceToken(token) => {
-            let found = device_by_token(store, token, device).await?;
+            let found = device_by_token(store, token, device, now_ms).await?;
             let account = device.unwrap_or("device");
             found.map(Caller::Device).ok_or_else(|| {
                 auth.failed(address, account, "unknown device token; the device may have been decommissioned")
@@ -147,9 +147,10 @@ async fn device_by_token(
     store: &Store,
     token: &Secret,
     device: Option<&str>,
+    now_ms: i64,
 ) -> Result<Option<DeviceCredential>, Error> {
     let Some(hash) = readable(token) else { return Ok(None) };
-    let mut found = credentials::devices_by_token(store, hash).await?;
+    let mut found = credentials::devices_by_token(store, hash, now_ms).await?;
     found.retain(|credential| credential.hash == hash);
     let named = found.iter().position(|credential| {
         device.is_some_and(|id| id == credential.device.as_str() || id == credential.row.as_str())

@@ -63,6 +63,12 @@ impl TokenHash {
         Self(Sha256::digest(token.as_bytes()).into())
     }
 
+    /// A SHA-256 that somebody else has computed.
+    #[must_use]
+    pub const fn from_bytes(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+
     /// Reads 64 hex digits, in either case.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {

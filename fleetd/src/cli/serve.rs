@@ -225,6 +225,8 @@ impl Running {
         let mut tasks = JoinSet::new();
         worker::start(&app, &stopped, &mut tasks);
         tasks.spawn(mqtt::views::run(app.clone(), way_in, publisher.clone(), stopped.clone()));
+        tasks.spawn(worker::dispatcher::run(app.clone(), publisher.clone(), stopped.clone()));
+        tasks.spawn(mqtt::results::run(app.clone(), publisher.clone(), stopped.clone()));
         mqtt::tell_status(&app, &publisher, true, started_ms).await;
         // Listening begins when the way in stands, so that no device talks to nobody.
         if let Some(listener) = mqtt {

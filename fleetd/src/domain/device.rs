@@ -22,7 +22,7 @@ const SHORT_MAX_CHARS: usize = 100;
 const NOTES_MAX_CHARS: usize = 4000;
 
 /// The id of a device's row: a UUID that stays with the readable id for ever.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct DeviceRowId(String);
 

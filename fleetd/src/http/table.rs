@@ -18,9 +18,10 @@ use super::problem::Problem;
 use super::query::decode;
 use super::request::{BodyStream, Peer, Request};
 use crate::app::AppState;
-use crate::auth::caller::identify;
+use crate::auth::caller::{Caller, identify};
 use crate::auth::policy::{self, Action};
 use crate::domain::audit::{AuditEntry, AuditOutcome, Resource};
+use crate::service::tokens;
 use crate::store::audit;
 
 /// How long a handler may take.
@@ -278,6 +279,11 @@ pub(super) async fn authenticate(request: &mut Request) -> Result<(), Problem> {
     let device = request.params.first().map(String::as_str);
     let now_ms = app.clock.now_ms();
     let caller = identify(&app.auth, &app.store, &credential, device, request.origin.address, now_ms).await?;
+    if let Caller::Device(device) = &caller
+        && !tokens::settle(&app, device).await?
+    {
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "this device token has lapsed"));
+    }
     request.context.actor = caller.actor();
     let counted = caller.rate_key().map_or(Ok(()), |key| app.auth.count_request(key));
     request.caller = Some(caller);

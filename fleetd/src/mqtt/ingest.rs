@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{acknowledge, publish};
 use crate::{
-    app::AppState,
+    app::{AppState, Worker},
     service::ingest::{DeviceName, Incoming, Ingest, Reply},
 };
 
@@ -52,6 +52,10 @@ pub async fn run(
             match reply {
                 Reply::Ack(name, ack) => acknowledge(&publisher, name, &ack).await,
                 Reply::Changed(device_id) => app.views.mark(&device_id),
+                Reply::Commands(device_id) => {
+                    app.dispatch.mark(&device_id);
+                    app.nudges.nudge(Worker::Results);
+                }
                 Reply::CheckPresence(name) => {
                     let (app, ingest, publisher) = (app.clone(), ingest.clone(), publisher.clone());
                     tokio::spawn(async move { correct_presence(&app, &ingest, &publisher, name).await });

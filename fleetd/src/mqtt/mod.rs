@@ -1,12 +1,15 @@
 //! The server's side of MQTT: takes what devices publish, answers with acknowledgements, keeps the retained views.
 
+pub mod commands;
 pub mod ingest;
+pub mod results;
 pub mod views;
 
 use broker::{Broker, PrincipalKey, QoS, ServicePublisher};
 use bytes::Bytes;
 use protocol::{
     codec,
+    id::{DeviceId, OrgSlug},
     message::{Ack, ServerStatus, rfc3339},
     topic::{Downlink, Topic},
 };
@@ -20,6 +23,10 @@ pub struct Embedded(pub Broker);
 impl LiveConnections for Embedded {
     fn end(&self, who: &PrincipalKey) -> usize {
         self.0.end_connections(who)
+    }
+
+    fn device_connected(&self, org: &OrgSlug, device: &DeviceId) -> bool {
+        self.0.device_connection(org, device).is_some()
     }
 
     fn healthy(&self) -> bool {

@@ -4,6 +4,7 @@
 //! committed set in one transaction per device. The writer puts the transactions of all devices into one commit.
 //! Whatever fails is not acknowledged, and the device sends it again. So is what exceeds a device's share of a batch.
 
+mod commands;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -30,10 +31,12 @@ use crate::{
         lane::{Lane, PresenceMeans, Stored, Taken},
         sample::Sample,
     },
+    failpoint,
     metrics::Metrics,
     store::{
         Store, StoreError,
         device_state::{self, DeviceKey},
+        dispatch,
         heartbeats::{self, Day},
         records,
     },
@@ -74,6 +77,8 @@ pub enum Reply {
     Ack(DeviceName, Ack),
     /// The device's view has changed; its row id.
     Changed(String),
+    /// Its commands have moved, or it was born; its row id.
+    Commands(String),
     /// The retained presence is not of the last birth; look again in a moment, since a birth may be on its way.
     CheckPresence(DeviceName),
 }
@@ -254,6 +259,7 @@ impl Ingest {
                     let taken = loaded.lane.records(uplink, &message.payload, now);
                     share.use_up(message.payload.len(), &taken);
                     self.count(name, uplink, &taken);
+                    self.fold_reports(name, &loaded, &taken.stored, &mut draft.touched, now).await?;
                     draft.records(&loaded, uplink, taken);
                 }
             }
@@ -315,8 +321,10 @@ impl Ingest {
                 None => records::committed(&self.store, &loaded.key, birth.state_id).await?,
             };
             loaded.revision = committed.revision;
+            self.lose_state(loaded, birth.state_id, &mut draft.touched, draft.now).await?;
             loaded.lane.born(birth, draft.now, committed.ranges);
         }
+        draft.touched.moved = true;
         // A birth asks for everything anew, so what may have changed since the lane was loaded is read again.
         if let Some(known) =
             records::find_device(&self.store, message.org.as_str(), message.device.as_str()).await?
@@ -352,9 +360,18 @@ impl Ingest {
         mut draft: write::Draft,
     ) -> Result<Vec<Reply>, StoreError> {
         draft.finish(loaded);
-        let write::Draft { statements, mut replies, acknowledge, full_ack, changed, kinds, now, .. } = draft;
+        let write::Draft { mut statements, mut replies, acknowledge, full_ack, changed, kinds, now, .. } =
+            draft;
+        let (moved, folded) = (draft.touched.moved, !draft.touched.statements.is_empty());
+        statements.extend(draft.touched.statements);
+        if folded {
+            protocol::failpoint::reached(failpoint::REPORTS_BEFORE_COMMIT);
+        }
         if !statements.is_empty() {
             self.store.apply(statements).await?;
+        }
+        if folded {
+            protocol::failpoint::reached(failpoint::REPORTS_AFTER_COMMIT);
         }
         for (kind, count) in kinds {
             self.metrics.add_labelled("fleet_records_stored_total", "kind", kind, count);
@@ -362,17 +379,24 @@ impl Ingest {
         if let (true, Some(born)) = (acknowledge, &loaded.lane.born) {
             let tell_time = full_ack || now - loaded.time_told_at >= TIME_EVERY_MS;
             loaded.time_told_at = if tell_time { now } else { loaded.time_told_at };
+            let commands_pending = match full_ack {
+                true => Some(dispatch::unacknowledged(&self.store, &loaded.key.device_id).await?),
+                false => None,
+            };
             let ack = Ack {
                 state_id: born.birth.state_id,
                 ranges: loaded.lane.committed.clone(),
-                commands_pending: full_ack.then_some(0),
+                commands_pending,
                 target_version: loaded.target_version.clone().filter(|_| full_ack),
                 server_time: tell_time.then_some(now),
             };
             replies.push(Reply::Ack(name.clone(), ack));
         }
-        if changed {
+        if changed || moved {
             replies.push(Reply::Changed(loaded.key.device_id.clone()));
+        }
+        if moved {
+            replies.push(Reply::Commands(loaded.key.device_id.clone()));
         }
         Ok(replies)
     }

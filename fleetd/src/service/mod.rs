@@ -10,5 +10,6 @@ pub mod login;
 pub mod register;
 pub mod revocations;
 pub mod show_locks;
+pub mod tokens;
 
 pub use error::Error;

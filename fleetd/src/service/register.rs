@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use protocol::id::DeviceId;
 use serde_json::json;
 
 use super::Error;
@@ -159,6 +160,17 @@ pub async fn register_at(
     )))
 }
 
+/// The token that is in force.
+async fn known_token(
+    store: &Store,
+    org: &OrgRef,
+    id: &DeviceId,
+    now_ms: i64,
+) -> Result<Option<TokenHash>, Error> {
+    let known = credentials::device(store, &org.slug, id, now_ms).await?;
+    Ok(known.into_iter().find(|known| !known.pending).map(|known| known.hash))
+}
+
 /// One attempt; `None` when somebody else was faster with this id or key, and it has to be looked at again.
 async fn attempt(
     desk: Desk<'_>,
@@ -178,7 +190,7 @@ async fn attempt(
         None => Existing::None,
         Some(device) if device.decommissioned_at.is_some() => Existing::Decommissioned,
         Some(device) => Existing::Active {
-            token: credentials::device(store, &org.slug, id).await?.map(|credential| credential.hash),
+            token: known_token(store, org, id, now_ms).await?,
             reenrollment_allowed: device.reenrollment_allowed,
         },
     };

@@ -135,22 +135,30 @@ pub struct DeviceCredential {
     pub approved: bool,
     /// The hash of its token.
     pub hash: TokenHash,
+    /// The token was announced by a rotation and not used yet: its first use must be [`settle_token`]d.
+    pub pending: bool,
 }
 
-const DEVICE_CREDENTIAL: &str = "SELECT d.id, d.org_id, o.slug AS org_slug, d.device_id, d.approval, t.token_sha256 \
-     FROM device_tokens t JOIN devices d ON d.id = t.device_id JOIN organizations o ON o.id = d.org_id \
-     WHERE t.slot = 'current' AND d.decommissioned_at IS NULL";
+/// Tokens in force at the time `?1`.
+const DEVICE_CREDENTIAL: &str = "\
+SELECT d.id, d.org_id, o.slug AS org_slug, d.device_id, d.approval, t.token_sha256, t.slot
+FROM device_tokens t JOIN devices d ON d.id = t.device_id JOIN organizations o ON o.id = d.org_id
+WHERE (t.slot = 'current' OR t.expires_at > ?1) AND d.decommissioned_at IS NULL";
 
 /// The devices in service whose token has this hash. More than one only when a device's disk was copied.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn devices_by_token(store: &Store, hash: TokenHash) -> Result<Vec<DeviceCredential>, StoreError> {
-    let sql = format!("{DEVICE_CREDENTIAL} AND t.token_sha256 = ?1 ORDER BY d.id LIMIT 16");
-    store.query(sql, values![hash.to_hex()]).await?.iter().map(read_device).collect()
+pub async fn devices_by_token(
+    store: &Store,
+    hash: TokenHash,
+    now_ms: i64,
+) -> Result<Vec<DeviceCredential>, StoreError> {
+    let sql = format!("{DEVICE_CREDENTIAL} AND t.token_sha256 = ?2 ORDER BY d.id, t.slot LIMIT 16");
+    store.query(sql, values![now_ms, hash.to_hex()]).await?.iter().map(read_device).collect()
 }
 
-/// The credential of one device in service.
+/// The credentials of one device in service: that of its token, and that of the one which a rotation has announced.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -158,10 +166,50 @@ pub async fn device(
     store: &Store,
     org: &OrgSlug,
     device: &DeviceId,
-) -> Result<Option<DeviceCredential>, StoreError> {
-    let sql = format!("{DEVICE_CREDENTIAL} AND o.slug = ?1 AND d.device_id = ?2");
-    let row = store.query_one(sql, values![org.as_str(), device.as_str()]).await?;
-    row.map(|row| read_device(&row)).transpose()
+    now_ms: i64,
+) -> Result<Vec<DeviceCredential>, StoreError> {
+    let sql = format!("{DEVICE_CREDENTIAL} AND o.slug = ?2 AND d.device_id = ?3 ORDER BY t.slot LIMIT 2");
+    store.query(sql, values![now_ms, org.as_str(), device.as_str()]).await?.iter().map(read_device).collect()
+}
+
+/// Keeps the token that a device announces beside the one in force, until it is used or `expires_at` (ms) comes.
+#[must_use]
+pub fn announce_token(
+    org: &OrgId,
+    device: &DeviceRowId,
+    hash: TokenHash,
+    now_ms: i64,
+    expires_at: i64,
+) -> Statement {
+    // Said again it keeps its time. One that is in force already came back as a late copy of the report.
+    const SQL: &str = "\
+INSERT INTO device_tokens (org_id, device_id, slot, token_sha256, created_at, expires_at)
+SELECT ?1, ?2, 'pending', ?3, ?4, ?5
+WHERE NOT EXISTS (SELECT 1 FROM device_tokens WHERE device_id = ?2 AND slot = 'current' AND token_sha256 = ?3)
+ON CONFLICT (device_id, slot) DO UPDATE SET token_sha256 = excluded.token_sha256, created_at = excluded.created_at,
+    expires_at = excluded.expires_at
+WHERE device_tokens.token_sha256 <> excluded.token_sha256";
+    Statement::new(SQL, values![org.as_str(), device.as_str(), hash.to_hex(), now_ms, expires_at])
+}
+
+/// The first use of an announced token: it is the only one from now on. A conflict if somebody else was first.
+#[must_use]
+pub fn settle_token(credential: &DeviceCredential, now_ms: i64) -> [Statement; 2] {
+    let (device, hash) = (credential.row.as_str(), credential.hash.to_hex());
+    [
+        Statement::new(
+            "DELETE FROM device_tokens WHERE device_id = ?1 AND slot = 'current' AND EXISTS (SELECT 1 FROM \
+             device_tokens p WHERE p.device_id = ?1 AND p.slot = 'pending' AND p.token_sha256 = ?2 \
+             AND p.expires_at > ?3)",
+            values![device, hash.as_str(), now_ms],
+        ),
+        Statement::new(
+            "UPDATE device_tokens SET slot = 'current', expires_at = NULL WHERE device_id = ?1 AND slot = 'pending' \
+             AND token_sha256 = ?2 AND expires_at > ?3",
+            values![device, hash.as_str(), now_ms],
+        )
+        .expect_rows(1),
+    ]
 }
 
 /// Ends every token of a device and gives it a new one.
@@ -190,6 +238,7 @@ fn read_device(row: &Row) -> Result<DeviceCredential, StoreError> {
         device: parse_column(row, "device_id")?,
         approved: row.text("approval")? == "approved",
         hash: read_hash(row, "token_sha256")?,
+        pending: row.text("slot")? == "pending",
     })
 }
 

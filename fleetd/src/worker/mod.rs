@@ -2,6 +2,7 @@
 //! nudge run it; a failure is logged and counted, and the next run tries again.
 
 pub mod aggregator;
+pub mod dispatcher;
 pub mod monitor;
 pub mod retention;
 #[cfg(test)]

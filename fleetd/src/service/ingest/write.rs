@@ -30,6 +30,8 @@ pub(super) struct Draft {
     pub(super) changed: bool,
     /// Records stored, by kind.
     pub(super) kinds: BTreeMap<&'static str, u64>,
+    /// Commands that this batch moves.
+    pub(super) touched: super::commands::Touched,
     /// Poison was stored.
     poisoned: bool,
     /// The committed set has grown since it was last sealed.
@@ -48,6 +50,7 @@ impl Draft {
             full_ack: false,
             changed: false,
             kinds: BTreeMap::new(),
+            touched: super::commands::Touched::default(),
             poisoned: false,
             grown: false,
             left: BTreeMap::new(),

@@ -1,0 +1,225 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+const MINUTE: i64 = 60_000;
+
+fn row(n: usize) -> DeviceRowId {
+    DeviceRowId::new(format!("d{n}"))
+}
+
+fn member(n: usize) -> Member {
+    Member { device: row(n), online: true, born_at: Some(10), disrupted: false }
+}
+
+fn group() -> Group {
+    Group { members: vec![member(0), member(1), member(2)], ..Group::default() }
+}
+
+fn ask(n: usize, command: &str, nonce: u8) -> Ask {
+    Ask { device: row(n), command: command.parse().unwrap(), nonce: vec![nonce; 16], asked_at: 1000 }
+}
+
+fn held_by(n: usize, command: &str, nonce: u8) -> Group {
+    let holder = Holder {
+        device: row(n),
+        command: command.parse().unwrap(),
+        nonce: vec![nonce; 16],
+        granted_at: 900,
+        ended: false,
+        online: true,
+    };
+    Group { revision: 1, holder: Some(holder), ..group() }
+}
+
+fn waits(group: &Group, ask: &Ask, now: i64) -> bool {
+    matches!(answer(group, ask, now), Answer::Wait(_))
+}
+
+#[test]
+fn a_free_group_gives_its_lease_to_a_fresh_ask_alone() {
+    assert_eq!(answer(&group(), &ask(0, "a", 1), 1000), Answer::Grant);
+    assert_eq!(answer(&group(), &ask(0, "a", 1), 999 + MINUTE), Answer::Grant);
+    assert!(waits(&group(), &ask(0, "a", 1), 1000 + MINUTE), "too late");
+    assert!(waits(&group(), &ask(0, "a", 1), 999), "the clock went back");
+}
+
+#[test]
+fn the_lease_stays_until_its_command_has_ended_and_its_device_is_back() {
+    let mut group = held_by(0, "a", 1);
+    assert!(waits(&group, &ask(1, "b", 2), 1000));
+    group.holder.as_mut().unwrap().ended = true;
+    assert_eq!(answer(&group, &ask(1, "b", 2), 1000), Answer::Grant);
+    group.holder.as_mut().unwrap().online = false;
+    assert!(waits(&group, &ask(1, "b", 2), 1000));
+    // Also if it has left the group.
+    group.members.remove(0);
+    assert!(waits(&group, &ask(1, "b", 2), 1000));
+}
+
+#[test]
+fn the_holder_hears_go_again_and_may_ask_anew_but_not_for_another_command() {
+    let mut group = held_by(0, "a", 1);
+    assert_eq!(answer(&group, &ask(0, "a", 1), 1000), Answer::Repeat);
+    assert_eq!(answer(&group, &ask(0, "a", 2), 1000), Answer::Grant);
+    assert!(waits(&group, &ask(0, "b", 2), 1000), "the first may be running");
+    group.holder.as_mut().unwrap().ended = true;
+    assert_eq!(answer(&group, &ask(0, "b", 2), 1000), Answer::Grant);
+}
+
+#[test]
+fn none_is_given_while_a_partner_is_offline_or_disrupted_without_a_lease() {
+    let mut group = group();
+    group.members[1].online = false;
+    assert!(waits(&group, &ask(0, "a", 1), 1000));
+    assert_eq!(answer(&group, &ask(1, "a", 1), 1000), Answer::Grant, "it asks, so it is there");
+    group.members[1] = Member { disrupted: true, ..member(1) };
+    assert!(waits(&group, &ask(0, "a", 1), 1000));
+}
+
+#[test]
+fn after_a_restore_none_is_given_until_every_member_has_given_birth() {
+    let mut group = group();
+    group.restored_at = Some(50);
+    assert!(waits(&group, &ask(0, "a", 1), 1000));
+    group.members[0].born_at = Some(60);
+    group.members[1].born_at = Some(60);
+    assert!(waits(&group, &ask(0, "a", 1), 1000));
+    group.members[2].born_at = None;
+    assert!(waits(&group, &ask(0, "a", 1), 1000));
+    group.members[2].born_at = Some(51);
+    assert_eq!(answer(&group, &ask(0, "a", 1), 1000), Answer::Grant);
+}
+
+/// A member with its commands, as it is; the server knows only what was reported.
+#[derive(Debug, Default, Clone)]
+struct Device {
+    online: bool,
+    command: usize,
+    /// Its last nonce and when it was made.
+    nonce: Option<(u8, i64)>,
+    running: bool,
+    /// What the server has been told.
+    reported: Reported,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Reported {
+    ask: Option<(usize, u8, i64)>,
+    ended: BTreeMap<usize, bool>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Pass(i64),
+    Asks(usize),
+    Reports(usize),
+    ServerLooks(usize),
+    GoArrives(usize),
+    Ends(usize),
+    Connects(usize, bool),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let device = 0..3usize;
+    let event = prop_oneof![
+        2 => (1..40i64).prop_map(|seconds| Event::Pass(seconds * 1000)),
+        3 => device.clone().prop_map(Event::Asks),
+        4 => device.clone().prop_map(Event::Reports),
+        4 => device.clone().prop_map(Event::ServerLooks),
+        4 => device.clone().prop_map(Event::GoArrives),
+        2 => device.clone().prop_map(Event::Ends),
+        2 => (device, prop::bool::weighted(0.7)).prop_map(|(n, online)| Event::Connects(n, online)),
+    ];
+    vec(event, 0..200)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn never_are_two_members_disrupted_at_once_whatever_comes_late_or_twice(events in events()) {
+        let mut now = 1000;
+        let mut devices = vec![Device { online: true, ..Device::default() }; 3];
+        let mut holder: Option<(usize, usize, u8)> = None;
+        // Every `go` ever said; each may arrive at any time, and any number of times.
+        let mut said: Vec<(usize, usize, u8)> = Vec::new();
+        let mut nonces = 0u8;
+        let mut granted = 0;
+        for event in events {
+            match event {
+                Event::Pass(ms) => now += ms,
+                Event::Asks(n) if !devices[n].running => {
+                    nonces = nonces.wrapping_add(1);
+                    devices[n].nonce = Some((nonces, now));
+                }
+                Event::Reports(n) if devices[n].online => {
+                    let device = &mut devices[n];
+                    device.reported.ask = device
+                        .nonce
+                        .filter(|_| !device.running)
+                        .map(|(nonce, _)| (device.command, nonce, now));
+                    for old in 0..device.command {
+                        device.reported.ended.insert(old, true);
+                    }
+                }
+                Event::ServerLooks(n) if devices[n].online => {
+                    let Some((command, nonce, asked_at)) = devices[n].reported.ask else { continue };
+                    let group = Group {
+                        revision: 1,
+                        holder: holder.map(|(device, command, nonce)| Holder {
+                            device: row(device),
+                            command: format!("{device}-{command}").parse().unwrap(),
+                            nonce: vec![nonce],
+                            granted_at: 0,
+                            ended: devices[device].reported.ended.contains_key(&command),
+                            online: devices[device].online,
+                        }),
+                        restored_at: None,
+                        members: (0..3)
+                            .map(|n| Member { device: row(n), online: devices[n].online, born_at: None, disrupted: false })
+                            .collect(),
+                    };
+                    let id = format!("{n}-{command}").parse().unwrap();
+                    let ask = Ask { device: row(n), command: id, nonce: vec![nonce], asked_at };
+                    match answer(&group, &ask, now) {
+                        Answer::Grant => {
+                            prop_assert!((0..3).all(|other| other == n || devices[other].online));
+                            holder = Some((n, command, nonce));
+                            said.push((n, command, nonce));
+                            granted += 1;
+                        }
+                        Answer::Repeat => said.push((n, command, nonce)),
+                        Answer::Wait(_) => {}
+                    }
+                }
+                Event::GoArrives(n) => {
+                    for (_, command, nonce) in said.iter().filter(|(to, ..)| *to == n) {
+                        let device = &mut devices[n];
+                        if let Some((own, made_at)) = device.nonce
+                            && own == *nonce
+                            && device.command == *command
+                            && now - made_at < MINUTE
+                        {
+                            device.running = true;
+                            device.nonce = None;
+                        }
+                    }
+                }
+                Event::Ends(n) if devices[n].running => {
+                    devices[n].running = false;
+                    devices[n].command += 1;
+                }
+                Event::Connects(n, online) => devices[n].online = online,
+                _ => {}
+            }
+            prop_assert!(devices.iter().filter(|device| device.running).count() <= 1);
+        }
+        prop_assert!(granted < 200);
+    }
+}

@@ -1,0 +1,88 @@
+//! Who has the lease of each redundancy group.
+
+use super::{Row, Statement, Store, StoreError, parse_column};
+use crate::domain::device::DeviceRowId;
+use crate::domain::lease::{Ask, Group, Holder, Member};
+use crate::domain::org::OrgId;
+use crate::values;
+
+/// A group with its lease and its members in service.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn group(store: &Store, org: &OrgId, name: &str) -> Result<Group, StoreError> {
+    const LEASE: &str = "\
+SELECT l.revision, l.device_id, l.command_id, l.nonce, l.granted_at, l.restored_at,
+ CASE WHEN c.id IS NULL OR c.status NOT IN ('pending', 'sent', 'acked', 'held', 'running') THEN 1 ELSE 0 END AS ended,
+ CASE WHEN s.online = 1 AND s.will_at IS NULL THEN 1 ELSE 0 END AS online
+FROM redundancy_leases l LEFT JOIN commands c ON c.id = l.command_id
+LEFT JOIN device_state s ON s.device_id = l.device_id WHERE l.org_id = ?1 AND l.name = ?2";
+    // A member's command that may disturb a show, and that has begun as far as anybody knows.
+    const MEMBERS: &str = "\
+SELECT d.id, s.birth_at, CASE WHEN s.online = 1 AND s.will_at IS NULL THEN 1 ELSE 0 END AS online,
+ CASE WHEN EXISTS (SELECT 1 FROM commands c WHERE c.device_id = d.id AND c.status = 'running'
+  AND c.type IN ('update', 'reboot', 'restart_service', 'custom')) THEN 1 ELSE 0 END AS disrupted
+FROM devices d LEFT JOIN device_state s ON s.device_id = d.id
+WHERE d.org_id = ?1 AND d.redundancy_group = ?2 AND d.decommissioned_at IS NULL AND d.approval = 'approved'";
+    // The lease last: what is read of it here is not older than what is read of the members.
+    let members = store.query(MEMBERS, values![org.as_str(), name]).await?;
+    let lease = store.query_one(LEASE, values![org.as_str(), name]).await?;
+    let mut group =
+        Group { members: members.iter().map(read_member).collect::<Result<_, _>>()?, ..Group::default() };
+    if let Some(row) = lease {
+        group.revision = row.int("revision")?;
+        group.restored_at = row.opt_int("restored_at")?;
+        group.holder = row.opt_text("device_id")?.is_some().then(|| read_holder(&row)).transpose()?;
+    }
+    Ok(group)
+}
+
+fn read_member(row: &Row) -> Result<Member, StoreError> {
+    Ok(Member {
+        device: DeviceRowId::new(row.text("id")?),
+        online: row.bool("online")?,
+        born_at: row.opt_int("birth_at")?,
+        disrupted: row.bool("disrupted")?,
+    })
+}
+
+fn read_holder(row: &Row) -> Result<Holder, StoreError> {
+    Ok(Holder {
+        device: DeviceRowId::new(row.text("device_id")?),
+        command: parse_column(row, "command_id")?,
+        nonce: row.opt_blob("nonce")?.unwrap_or_default(),
+        granted_at: row.opt_int("granted_at")?.unwrap_or(0),
+        ended: row.bool("ended")?,
+        online: row.bool("online")?,
+    })
+}
+
+/// Gives the lease to the one that asks, unless it changed since `group` was read.
+#[must_use]
+pub fn grant(org: &OrgId, name: &str, group: &Group, ask: &Ask, now_ms: i64) -> Statement {
+    let params = values![
+        org.as_str(),
+        name,
+        ask.device.as_str(),
+        ask.command.as_str(),
+        ask.nonce.clone(),
+        now_ms,
+        group.revision,
+    ];
+    if group.revision == 0 {
+        let sql = "INSERT INTO redundancy_leases (org_id, name, device_id, command_id, nonce, granted_at, revision) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7 + 1) ON CONFLICT (org_id, name) DO NOTHING";
+        return Statement::new(sql, params).expect_rows(1);
+    }
+    let sql = "UPDATE redundancy_leases SET device_id = ?3, command_id = ?4, nonce = ?5, granted_at = ?6, \
+               restored_at = NULL, revision = revision + 1 WHERE org_id = ?1 AND name = ?2 AND revision = ?7";
+    Statement::new(sql, params).expect_rows(1)
+}
+
+/// Takes the lease from whoever has it, unless it changed since `revision` was read; also forgets a restore.
+#[must_use]
+pub fn release(org: &OrgId, name: &str, revision: i64) -> Statement {
+    let sql = "UPDATE redundancy_leases SET device_id = NULL, command_id = NULL, nonce = NULL, granted_at = NULL, \
+               restored_at = NULL, revision = revision + 1 WHERE org_id = ?1 AND name = ?2 AND revision = ?3";
+    Statement::new(sql, values![org.as_str(), name, revision]).expect_rows(1)
+}
