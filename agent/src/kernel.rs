@@ -1,12 +1,13 @@
 //! What the kernel knows and the agent must not get wrong: the clocks, the boot and the host's name.
 //!
-//! For tests three environment variables name files that are read in place of the kernel's answer:
+//! For tests environment variables name files that are read in place of the kernel's answer:
 //!
 //! | variable | contents |
 //! |---|---|
 //! | `R58_FLEET_TEST_BOOT_ID_FILE` | a UUID |
 //! | `R58_FLEET_TEST_BOOTTIME_FILE` | milliseconds since boot; with a sign, milliseconds added to the kernel's |
 //! | `R58_FLEET_TEST_WALL_CLOCK_FILE` | milliseconds since 1970; with a sign, milliseconds added to the kernel's |
+//! | `R58_FLEET_TEST_SYNCHRONIZED_FILE` | nothing: while it exists, NTP has set the clock (debug builds only) |
 //!
 //! The files are read each time, so a test may move a clock under a running agent. A file that cannot be understood
 //! stops the start; later it leaves the last good answer in place.
@@ -19,12 +20,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
 
+/// There while systemd's time service has set the clock in this boot.
+const SYNCHRONIZED_FILE: &str = "/run/systemd/timesync/synchronized";
 /// Where the kernel tells which boot this is.
 const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Names of the variables that put a file in place of the kernel.
 const TEST_BOOT_ID: &str = "R58_FLEET_TEST_BOOT_ID_FILE";
 const TEST_BOOTTIME: &str = "R58_FLEET_TEST_BOOTTIME_FILE";
+#[cfg(debug_assertions)]
+const TEST_SYNCHRONIZED: &str = "R58_FLEET_TEST_SYNCHRONIZED_FILE";
 const TEST_WALL_CLOCK: &str = "R58_FLEET_TEST_WALL_CLOCK_FILE";
 
 /// The kernel, or a test's file in its place, did not say what it has to.
@@ -111,6 +116,7 @@ pub struct Kernel {
 struct Clocks {
     boottime: Option<TestClock>,
     wall: Option<TestClock>,
+    synchronized: PathBuf,
 }
 
 impl Kernel {
@@ -123,8 +129,11 @@ impl Kernel {
         let boot_id = Uuid::parse_str(read(&file)?.trim())
             .map_err(|_| KernelError::Contents { path: file, expected: "a boot id (a UUID)" })?;
         clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(KernelError::Clock)?;
-        let clocks =
-            Clocks { boottime: TestClock::open(TEST_BOOTTIME)?, wall: TestClock::open(TEST_WALL_CLOCK)? };
+        let clocks = Clocks {
+            boottime: TestClock::open(TEST_BOOTTIME)?,
+            wall: TestClock::open(TEST_WALL_CLOCK)?,
+            synchronized: synchronized_file(),
+        };
         Ok(Self { boot_id, clocks: Arc::new(clocks) })
     }
 
@@ -144,6 +153,12 @@ impl Kernel {
         u64::try_from(ms).unwrap_or(0)
     }
 
+    /// Whether NTP has set the wall clock in this boot.
+    #[must_use]
+    pub fn clock_is_synchronized(&self) -> bool {
+        self.clocks.synchronized.exists()
+    }
+
     /// Milliseconds since 1970 by the device's clock, which may be wrong by years; negative before 1970.
     #[must_use]
     pub fn wall_ms(&self) -> i64 {
@@ -154,6 +169,16 @@ impl Kernel {
         };
         self.clocks.wall.as_ref().map_or(kernel, |test| test.setting().apply(kernel))
     }
+}
+
+#[cfg(debug_assertions)]
+fn synchronized_file() -> PathBuf {
+    std::env::var_os(TEST_SYNCHRONIZED).map_or_else(|| PathBuf::from(SYNCHRONIZED_FILE), PathBuf::from)
+}
+
+#[cfg(not(debug_assertions))]
+fn synchronized_file() -> PathBuf {
+    PathBuf::from(SYNCHRONIZED_FILE)
 }
 
 fn read(path: &Path) -> Result<String, KernelError> {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::command::OpenCommand;
 use crate::config::Config;
 use crate::lock::{self, Holder};
 
@@ -79,8 +80,11 @@ pub struct Status {
     pub last_heartbeat_at_ms: Option<i64>,
     /// `live`, `idle` or `unknown`, and why.
     pub app: AppSummary,
-    /// Why a command is held, if one is.
+    /// Why the first command that waits does not run, if one waits.
     pub held_reason: Option<String>,
+    /// The commands that are open, those that run first.
+    #[serde(default)]
+    pub open_commands: Vec<OpenCommand>,
 }
 
 /// The application in a [`Status`].

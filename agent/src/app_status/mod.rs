@@ -20,6 +20,20 @@ pub use unit::UnitState;
 
 /// After this time since its start the agent has seen enough to call an application idle, milliseconds.
 pub const SETTLING_MS: u64 = 30_000;
+/// A test's other number for [`SETTLING_MS`]; in debug builds only.
+#[cfg(debug_assertions)]
+const TEST_SETTLING: &str = "R58_FLEET_TEST_SETTLING_MS";
+
+/// [`SETTLING_MS`], unless a test wants another number.
+#[cfg(debug_assertions)]
+fn settling_ms() -> u64 {
+    std::env::var(TEST_SETTLING).ok().and_then(|text| text.parse().ok()).unwrap_or(SETTLING_MS)
+}
+
+#[cfg(not(debug_assertions))]
+fn settling_ms() -> u64 {
+    SETTLING_MS
+}
 
 /// Whether the application may be interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +90,8 @@ pub struct Observed {
     pub recordings: Recordings,
     /// Its unit; looked at only if the application refused the connection.
     pub unit: Option<UnitState>,
-    /// How long the agent has been running, milliseconds.
-    pub agent_runs_for_ms: u64,
+    /// Whether the agent runs for long enough to have seen signs of life.
+    pub settled: bool,
 }
 
 /// How the application is.
@@ -109,7 +123,7 @@ pub fn decide(observed: &Observed) -> (Liveness, String) {
             return (Live, format!("the application says that it {doing}"));
         }
     }
-    if observed.agent_runs_for_ms < SETTLING_MS {
+    if !observed.settled {
         return (Unknown, "the agent has only just started".to_owned());
     }
     if let Recordings::Unreadable(problem) = &observed.recordings {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::recordings::RecordingsWatch;
-use super::{AppAnswer, AppStatus, Asked, Observed, Recordings, decide, unit};
+use super::{AppAnswer, AppStatus, Asked, Observed, Recordings, decide, settling_ms, unit};
 use crate::config::{Config, HttpUrl, StatusFields, UnitName};
 use crate::kernel::Kernel;
 use crate::tls;
@@ -52,8 +52,8 @@ impl Reader {
         };
         let asked = self.ask();
         let unit = (asked == Asked::Refused).then(|| unit::state_of(&self.unit));
-        let agent_runs_for_ms = kernel.boottime_ms().saturating_sub(self.started_at_ms);
-        let observed = Observed { asked, recordings, unit, agent_runs_for_ms };
+        let settled = kernel.boottime_ms().saturating_sub(self.started_at_ms) >= settling_ms();
+        let observed = Observed { asked, recordings, unit, settled };
         let (liveness, because) = decide(&observed);
         let answer = match observed.asked {
             Asked::Said(answer) => answer,

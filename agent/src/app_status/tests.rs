@@ -16,7 +16,7 @@ fn answer(json: &str) -> AppAnswer {
 }
 
 fn observed(asked: Asked) -> Observed {
-    Observed { asked, recordings: Recordings::NotWatched, unit: None, agent_runs_for_ms: SETTLING_MS }
+    Observed { asked, recordings: Recordings::NotWatched, unit: None, settled: true }
 }
 
 fn said(json: &str) -> Liveness {
@@ -54,7 +54,7 @@ fn an_application_that_does_not_listen_is_idle_only_if_its_unit_is_down() {
 
 #[test]
 fn in_the_first_seconds_nothing_is_idle_but_live_is_live() {
-    let early = |json| Observed { agent_runs_for_ms: SETTLING_MS - 1, ..observed(Asked::Said(answer(json))) };
+    let early = |json| Observed { settled: false, ..observed(Asked::Said(answer(json))) };
     assert_eq!(decide(&early(r#"{"status": "idle"}"#)).0, Liveness::Unknown);
     assert_eq!(decide(&early(r#"{"status": "recording"}"#)).0, Liveness::Live);
 }
@@ -206,7 +206,7 @@ proptest! {
         heard.streaming = streaming;
         let observed = Observed {
             asked: Asked::Said(heard), recordings: recordings.clone(), unit: None,
-            agent_runs_for_ms: if early { 0 } else { SETTLING_MS },
+            settled: !early,
         };
         let sure = word == "idle" && !early && streaming != Some(true)
             && matches!(recordings, Recordings::NotWatched | Recordings::Quiet);

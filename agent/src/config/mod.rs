@@ -15,6 +15,7 @@ mod tests;
 mod url;
 mod value;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use protocol::id::{DeviceId, OrgSlug};
@@ -87,6 +88,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// `LOG_UNITS`.
     pub log_units: Vec<UnitName>,
+    /// What the keys of `ALLOWED_CONFIG_KEYS` are set to, or are without being set, as far as that is known. Never a
+    /// secret.
+    pub in_force: BTreeMap<String, String>,
     /// What is odd but no error, for the log: unknown keys, keys that stand twice, a token that others can read.
     pub warnings: Vec<String>,
 }
@@ -154,11 +158,15 @@ impl Config {
         let mut warnings = Vec::new();
         let mut wrong = Vec::new();
         let mut strangers = Vec::new();
+        let mut said = BTreeMap::new();
         if let Some((path, text)) = file {
             let (entries, bad) = lines::parse(text);
             let place = |line: usize| format!("{}, line {line}", path.display());
             wrong.extend(bad.iter().map(|bad| format!("{}: {}", place(bad.line), bad.problem)));
             for entry in entries {
+                if Key::from_name(entry.key).is_none_or(|key| !key.is_secret()) {
+                    said.insert(entry.key.to_owned(), entry.value.clone());
+                }
                 let Some(key) = Key::from_name(entry.key) else {
                     strangers.push((entry.key, place(entry.line)));
                     continue;
@@ -176,6 +184,9 @@ impl Config {
             }
         }
         for (key, text) in environment {
+            if !key.is_secret() {
+                said.insert(key.name().to_owned(), text.trim().to_owned());
+            }
             raw.insert(*key, RawValue { text: text.trim().to_owned(), origin: Origin::Environment });
         }
         let resolved = resolve::resolve(raw, file.map(|(path, _)| path.to_owned()), hostname);
@@ -185,6 +196,7 @@ impl Config {
                 strangers.retain(|(key, _)| !config.allowed_config_keys.iter().any(|allowed| allowed == key));
                 warnings.extend(strangers.iter().map(|(key, place)| unknown_key(key, place)));
                 config.warnings = warnings;
+                config.in_force = in_force(&config, said);
                 Ok(config)
             }
             Ok(_) => Err(ConfigError::Wrong(wrong)),
@@ -212,6 +224,19 @@ pub(crate) fn read_file(path: &Path) -> Result<Zeroizing<String>, FileError> {
 pub(crate) fn value_in(text: &str, key: &str) -> Option<String> {
     let (entries, _) = lines::parse(text);
     entries.into_iter().rfind(|entry| entry.key == key).map(|entry| entry.value)
+}
+
+/// Of what `said` has, the keys that the server may set; those of the agent's own with their defaults.
+fn in_force(config: &Config, mut said: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    // The agent's own as they were understood.
+    for (key, seconds) in [
+        (Key::HeartbeatInterval, config.heartbeat_interval_seconds),
+        (Key::CommandPollInterval, config.command_poll_interval_seconds),
+    ] {
+        said.insert(key.name().to_owned(), seconds.to_string());
+    }
+    said.retain(|name, _| config.allowed_config_keys.iter().any(|allowed| allowed == name));
+    said
 }
 
 fn unknown_key(key: &str, place: &str) -> String {

@@ -219,6 +219,12 @@ impl Outbox {
         self.position(seq).map(|at| (self.entries[at].kind, self.entries[at].body_bytes as usize))
     }
 
+    /// Whether a record is here and the server is not known to have it.
+    #[must_use]
+    pub fn is_undelivered(&self, seq: u64) -> bool {
+        self.position(seq).is_some_and(|at| self.entries[at].standing != Standing::Acked)
+    }
+
     /// Records that a new state must take over: not committed, and not about numbers of the old state. Ascending.
     #[must_use]
     pub fn to_take_over(&self) -> Vec<u64> {

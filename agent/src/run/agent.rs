@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::effects::{Done, Effects};
 use super::messages;
 use super::probe::{Probe, Seen};
 use super::report::Reporter;
@@ -11,6 +12,8 @@ use super::session::{Happened, Session, Stage, with_causes};
 use super::store::{Folder, StoreError};
 use super::{RunError, Stop};
 use crate::app_status::AppStatus;
+use crate::command::Commands;
+use crate::command::clock::TrustedClock;
 use crate::config::Config;
 use crate::connect::ConnectError;
 use crate::kernel::Kernel;
@@ -36,8 +39,20 @@ pub(super) struct Agent {
     /// Whether the server has answered on this connection.
     pub(super) answered: bool,
     pub(super) app: Option<AppStatus>,
-    probe: Probe,
-    origin: Instant,
+    /// When that was seen.
+    pub(super) app_seen_at: Option<Duration>,
+    pub(super) commands: Commands,
+    pub(super) effects: Effects,
+    /// What time it really is.
+    pub(super) clock: TrustedClock,
+    /// After a change of a command that could not be committed: not before then.
+    pub(super) commands_retry_at: Duration,
+    /// While a command waits for the application.
+    pub(super) next_look: Duration,
+    /// The question whose answer a command waits for, right before its effect.
+    pub(super) fresh_look: Option<u64>,
+    pub(super) probe: Probe,
+    pub(super) origin: Instant,
     next_heartbeat: Duration,
     /// Whether the last request for measurements was not taken.
     metrics_hang: bool,
@@ -50,6 +65,7 @@ pub(super) struct Agent {
 enum Happening {
     Session(Happened),
     Seen(Seen),
+    Done(Done),
     Time,
     Stop,
 }
@@ -72,6 +88,13 @@ impl Agent {
             session: Session::new(),
             answered: false,
             app: None,
+            app_seen_at: None,
+            commands: Commands::default(),
+            effects: Effects::new(),
+            clock: TrustedClock::default(),
+            commands_retry_at: Duration::ZERO,
+            next_look: Duration::ZERO,
+            fresh_look: None,
             probe,
             origin: Instant::now(),
             next_heartbeat: FIRST_HEARTBEAT,
@@ -102,6 +125,7 @@ impl Agent {
                 () = stop.asked() => Happening::Stop,
                 happened = self.session.happened() => Happening::Session(happened),
                 seen = self.probe.seen() => Happening::Seen(seen),
+                done = self.effects.done() => Happening::Done(done),
                 () = tokio::time::sleep_until(wake) => Happening::Time,
             };
             match happening {
@@ -110,7 +134,8 @@ impl Agent {
                 Happening::Session(Happened::Asked(answer)) => self.asked(answer),
                 Happening::Session(Happened::Link(event)) => self.link_event(event).await,
                 Happening::Seen(Seen::Machine(metrics)) => self.heartbeat(&metrics).await,
-                Happening::Seen(Seen::App(app)) => self.app_seen(*app).await,
+                Happening::Seen(Seen::App(app, answers)) => self.app_seen(*app, answers).await,
+                Happening::Done(done) => self.effect_done(done).await,
             }
         }
     }
@@ -136,7 +161,7 @@ impl Agent {
         // Without a state there is nothing to connect with.
         let session = store.and_then(|_| self.session.wake_at());
         let watchdog = self.service.watchdog_interval().map(|interval| self.now() + interval);
-        let due = [uplink, folder, session, watchdog].into_iter().flatten();
+        let due = [uplink, folder, session, watchdog, self.commands_at()].into_iter().flatten();
         due.chain([self.next_heartbeat, self.report_at()]).min().unwrap_or(Duration::ZERO)
     }
 
@@ -166,6 +191,9 @@ impl Agent {
         }
         if self.folder.store.is_some() {
             self.connect(now).await;
+            // First this: it may find out that the state, and with it the journal, is an older copy.
+            self.send().await;
+            self.turn_commands().await;
             self.send().await;
         }
         self.report(self.now());
@@ -175,7 +203,11 @@ impl Agent {
         let status_file = self.reporter.file().path().to_owned();
         let opened = self.folder.open(&self.config.state_dir, &status_file, self.kernel.wall_ms()).await;
         match &opened {
-            Ok(()) => self.trouble_is_over(),
+            Ok(()) => {
+                self.trouble_is_over();
+                let open = self.folder.store.as_mut().map(|store| std::mem::take(&mut store.open_commands));
+                self.commands.load(open.unwrap_or_default());
+            }
             Err(error) => {
                 self.note_trouble(error);
                 self.folder.failed(self.now(), random());
@@ -225,12 +257,25 @@ impl Agent {
     }
 
     /// Somebody may have enrolled the device since.
-    fn read_config_again(&mut self) {
+    pub(super) fn read_config_again(&mut self) {
         match Config::load(self.config.file.as_deref()) {
             // Another state folder needs another process.
-            Ok(config) if config.state_dir == self.config.state_dir => self.config = config,
+            Ok(config) if config.state_dir == self.config.state_dir => self.use_config(config),
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the configuration cannot be read again"),
+        }
+    }
+
+    fn use_config(&mut self, config: Config) {
+        let interval_changed = config.heartbeat_interval_seconds != self.config.heartbeat_interval_seconds;
+        self.config = config;
+        if interval_changed {
+            let interval = Duration::from_secs(u64::from(self.config.heartbeat_interval_seconds));
+            self.next_heartbeat = self.next_heartbeat.min(self.now() + interval);
+            // The birth says it too.
+            if let Some(store) = &mut self.folder.store {
+                store.uplink.birth_has_changed();
+            }
         }
     }
 
@@ -286,13 +331,19 @@ impl Agent {
         }
     }
 
-    async fn app_seen(&mut self, app: AppStatus) {
+    async fn app_seen(&mut self, app: AppStatus, answers: Option<u64>) {
+        self.app_seen_at = Some(self.now());
         let ts = self.kernel.wall_ms();
         let live = app.liveness.as_option();
         let before = self.app.as_ref().and_then(|app| app.liveness.as_option());
         let version_changed = self.app.as_ref().and_then(|app| app.version.as_ref()) != app.version.as_ref();
         self.app = Some(app);
         self.reporter.touch();
+        if answers >= self.fresh_look && self.fresh_look.take().is_some() {
+            // Before anything else: what was seen is fresh now.
+            self.commands.looked(self.moment());
+            self.turn_commands().await;
+        }
         let Some(store) = &mut self.folder.store else { return };
         let active = self.app.as_ref().map(|app| app.answer.active_inputs.as_slice()).unwrap_or_default();
         let new = messages::new_inputs(active, &store.inputs);
@@ -316,7 +367,14 @@ impl Agent {
         let ts = self.kernel.wall_ms();
         let Some(store) = &mut self.folder.store else { return };
         let depth = store.uplink.outbox().depth();
-        let heartbeat = messages::heartbeat(&self.kernel, metrics, self.app.as_ref(), &store.inputs, depth);
+        let heartbeat = messages::heartbeat(
+            &self.kernel,
+            metrics,
+            self.app.as_ref(),
+            &store.inputs,
+            depth,
+            self.commands.digest(),
+        );
         let kept = store.keep(Record::Heartbeat(heartbeat), ts).await;
         if kept.is_ok() {
             self.reporter.last_heartbeat_at_ms = Some(ts);

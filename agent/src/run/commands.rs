@@ -1,76 +1,268 @@
-//! Commands that arrive. This version can run none, and says so at once, so that nobody waits for ever. Pure.
+//! Commands in the event loop: messages in, steps of [`crate::command`] out. Everything that decides is there.
 
-use protocol::command::CommandState;
-use protocol::id::{CommandId, StateId};
-use protocol::message::{CommandReport, DeviceAction, DeviceCommand};
+use std::time::Duration;
 
-use crate::state::JournalEntry;
+use protocol::codec::{self, limit};
+use protocol::command::payload::Payload;
+use protocol::message::{Command, DeviceAction, DeviceCommand};
 
-/// How long an id is remembered after the command has expired, or, where that is not known, after it was heard of.
-const KEPT_AFTER_EXPIRY_MS: i64 = 30 * 24 * 3600 * 1000;
+use super::agent::Agent;
+use super::effects::Done;
+use crate::app_status::Liveness;
+use crate::command::{
+    self, Commands, End, Facts, Heard, Moment, OpenCommand, Probe, Step, Write, accepted, refused,
+};
+use crate::effect::{self, EffectContext, Observed, Outcome, Probed, Refusal};
+use crate::failpoint;
 
-/// What to do with a message on the command topic.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Answer {
-    /// Enter this into the journal together with its report, unless the id is known.
-    Journal(JournalEntry, Box<CommandReport>),
-    /// Report what the journal has of this id; if it has nothing, do the same as for a new one.
-    Repeat(JournalEntry, Box<CommandReport>),
-    /// Nothing: it concerns a command that is not open here.
-    Nothing,
-}
+/// What was seen of the application counts for so long; it is looked at every 10 s, which takes up to 7 s.
+const APP_SEEN_COUNTS: Duration = Duration::from_secs(30);
+/// While a disruptive command waits, the application is looked at this often.
+const LOOK_WHILE_WAITING: Duration = Duration::from_secs(3);
+/// Open commands are looked at this often: locks, leases, expiries and delays pass by themselves.
+const TICK: Duration = Duration::from_secs(1);
+/// After a change that could not be committed.
+const RETRY: Duration = Duration::from_secs(2);
 
-/// Decides; `ts` is the device's clock.
-pub(super) fn answer(message: DeviceCommand, own: StateId, ts: i64) -> Answer {
-    let for_another_state = message.state_id != own;
-    match message.action() {
-        Some(DeviceAction::Run(command)) => {
-            let reason = if for_another_state {
-                "meant for an earlier state of this device"
-            } else {
-                "not supported by this agent version"
-            };
-            let kept_until_ms = command.expires_at.saturating_add(KEPT_AFTER_EXPIRY_MS);
-            let (entry, report) = ended(command.id, CommandState::Rejected, Some(reason), kept_until_ms, ts);
-            Answer::Journal(entry, report)
+impl Agent {
+    /// Takes in a message on the command topic.
+    pub(super) async fn command(&mut self, payload: &[u8]) {
+        let message: DeviceCommand = match codec::decode(payload, limit::COMMAND_BYTES) {
+            Ok(message) => message,
+            Err(error) => return tracing::warn!(%error, "a command cannot be read"),
+        };
+        failpoint::reached(failpoint::MESSAGE_CAME);
+        let state_id = message.state_id;
+        let Some(action) = message.action() else {
+            return tracing::warn!("a message on the command topic asks for nothing, or for several things");
+        };
+        let Some(store) = &self.folder.store else { return };
+        let brings_reports = !matches!(action, DeviceAction::Override(_) | DeviceAction::Go(_));
+        if brings_reports && !store.uplink.outbox().takes_commands() {
+            tracing::warn!("no commands are taken: too many reports wait for the server");
+            return;
         }
-        // So that a copy of the command that comes later does not run.
-        Some(DeviceAction::Cancel(id)) => {
-            let kept_until_ms = ts.saturating_add(2 * KEPT_AFTER_EXPIRY_MS);
-            let (entry, report) = ended(id, CommandState::Cancelled, None, kept_until_ms, ts);
-            Answer::Journal(entry, report)
+        let id = command::id_of(&action).clone();
+        let known = match self.commands.get(&id) {
+            Some(entry) => Some(entry.clone()),
+            None => match store.command(id.clone()).await {
+                Ok(known) => known,
+                Err(error) => return self.kept(Err(error)),
+            },
+        };
+        let for_this_state = state_id == store.state_id;
+        let heard =
+            self.with_facts(|commands, facts| commands.hear(action, for_this_state, known.as_ref(), facts));
+        match (heard, known) {
+            (Some(Heard::Write(write)), _) => drop(self.journal(*write).await),
+            (Some(Heard::Check(command, payload)), _) => self.check(*command, payload).await,
+            (Some(Heard::Repeat), Some(entry)) => {
+                let ts_ms = self.kernel.wall_ms();
+                let Some(store) = &mut self.folder.store else { return };
+                if store.uplink.outbox().is_undelivered(entry.record_seq) {
+                    return;
+                }
+                match store.repeat(&entry, ts_ms).await {
+                    Ok(seq) => self.commands.repeated(&entry.id, seq),
+                    Err(error) => self.kept(Err(error)),
+                }
+            }
+            (Some(Heard::Nothing(why)), _) => tracing::debug!(%id, "a message about a command: {why}"),
+            (Some(Heard::Repeat), None) | (None, _) => {}
         }
-        Some(DeviceAction::Query(id)) => {
-            let kept_until_ms = ts.saturating_add(2 * KEPT_AFTER_EXPIRY_MS);
-            let reason = Some("this device does not know the command");
-            let (entry, report) = ended(id, CommandState::Indeterminate, reason, kept_until_ms, ts);
-            Answer::Repeat(entry, report)
+    }
+
+    /// Checks a new command against this device and takes it, or rejects it.
+    async fn check(&mut self, command: Command, payload: Payload) {
+        let config = self.config.clone();
+        // It looks at the disk.
+        let checked = tokio::task::spawn_blocking(move || {
+            let prepared = effect::prepare(payload, &config)?;
+            Ok::<_, Refusal>((prepared.is_disruptive(), prepared.delay()))
+        });
+        let checked = checked.await;
+        let write = self.with_facts(|_, facts| match checked {
+            Ok(Ok((disruptive, delay))) => {
+                let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+                Some(accepted(command, disruptive, delay_ms, facts))
+            }
+            Ok(Err(refusal)) => Some(refused(command, refusal.to_string(), facts)),
+            // The check itself has failed: as if the message had not come.
+            Err(_) => None,
+        });
+        if let Some(write) = write.flatten() {
+            self.journal(write).await;
         }
-        Some(DeviceAction::Override(_) | DeviceAction::Go(_)) | None => Answer::Nothing,
+    }
+
+    /// Commits a change. Returns whether that worked.
+    pub(super) async fn journal(&mut self, write: Write) -> bool {
+        let (ts_ms, trusted_ms) = (self.kernel.wall_ms(), self.clock.now_ms(self.kernel.boottime_ms()));
+        let Some(store) = &mut self.folder.store else { return false };
+        match store.journal(write, ts_ms, trusted_ms).await {
+            Ok(write) => {
+                let entry = &write.entry;
+                if write.says {
+                    let reason = entry.report.reason.as_deref().or(entry.report.error.as_deref());
+                    let kind = entry.command.as_ref().map_or("", |command| &command.kind);
+                    tracing::info!(id = %entry.id, kind, state = %entry.state, reason, "command");
+                }
+                self.commands.applied(&write);
+                self.reporter.touch();
+                self.kept(Ok(()));
+                true
+            }
+            Err(error) => {
+                self.commands_retry_at = self.now() + RETRY;
+                self.kept(Err(error));
+                false
+            }
+        }
+    }
+
+    /// Goes on with the open commands as far as that is possible without waiting.
+    pub(super) async fn turn_commands(&mut self) {
+        if self.commands.is_idle() || self.now() < self.commands_retry_at {
+            return;
+        }
+        if self.commands.waits_for_the_application() && self.now() >= self.next_look {
+            self.next_look = self.now() + LOOK_WHILE_WAITING;
+            self.probe.ask_app();
+        }
+        while let Some(step) = self.with_facts(|commands, facts| commands.poll(facts)).flatten() {
+            match step {
+                Step::Write(write) => {
+                    if !self.journal(*write).await {
+                        return;
+                    }
+                }
+                // Only a look that begins from here on counts.
+                Step::Look(_) => self.fresh_look = Some(self.probe.ask_app()),
+                Step::Prepare(id) => {
+                    let payload = self.commands.get(&id).and_then(payload_of);
+                    let Some(payload) = payload else {
+                        self.commands.prepared(&id, Err("its payload cannot be read".to_owned()));
+                        continue;
+                    };
+                    let (config, kernel) = (self.config.clone(), self.kernel.clone());
+                    if let Err(error) = self.effects.prepare(id.clone(), payload, config, kernel) {
+                        self.commands.not_prepared(&id);
+                        self.commands_retry_at = self.now() + RETRY;
+                        return tracing::error!(%error, "the system gives no thread");
+                    }
+                }
+                Step::Begin(id) => {
+                    let seconds =
+                        self.commands.get(&id).and_then(|e| e.command.as_ref()).map(|c| c.timeout_seconds);
+                    let timeout = Duration::from_secs(u64::from(seconds.unwrap_or(0)));
+                    let context = EffectContext {
+                        command_id: id.clone(),
+                        device_id: self.config.device_id.clone(),
+                        kernel: self.kernel.clone(),
+                    };
+                    if let Err(error) = self.effects.begin(timeout, context) {
+                        self.commands.ended(&id, End::Failed { error, result: None });
+                    }
+                }
+                Step::Probe(id) => {
+                    let observed = self.commands.get(&id).and_then(|entry| entry.observed.as_deref());
+                    let begun = match observed.map(Observed::from_text) {
+                        Some(Ok(observed)) => {
+                            let probing = self.effects.probe(id.clone(), observed, self.kernel.clone());
+                            probing.map_err(|error| format!("the system gives no thread: {error}"))
+                        }
+                        _ => Err("what was noted before the effect cannot be read".to_owned()),
+                    };
+                    if let Err(why) = begun {
+                        let now = self.moment();
+                        self.commands.probed(&id, Probe::Ended(End::Indeterminate(why)), now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A thread has come to something.
+    pub(super) async fn effect_done(&mut self, done: Done) {
+        let now = self.moment();
+        match done {
+            Done::Prepared(id, Ok(prepared)) => {
+                self.commands.prepared(&id, Ok(prepared.1.to_text()));
+                self.effects.keep(id, *prepared);
+            }
+            Done::Prepared(id, Err(refusal)) => self.commands.prepared(&id, Err(refusal.to_string())),
+            Done::Ended(id, outcome) => {
+                failpoint::reached(failpoint::EFFECT_HEARD);
+                match outcome {
+                    Outcome::Completed(result) => self.commands.ended(&id, End::Completed(Some(result))),
+                    Outcome::Failed { error, result } => {
+                        self.commands.ended(&id, End::Failed { error, result });
+                    }
+                    Outcome::TimedOut { error, result } => {
+                        self.commands.ended(&id, End::TimedOut { error, result });
+                    }
+                    Outcome::RebootAsked => self.commands.dying(&id, now),
+                }
+            }
+            Done::Probed(id, probed) => {
+                let probe = match probed {
+                    Probed::Done(result) => Probe::Ended(End::Completed(Some(result))),
+                    Probed::Failed { error, result } => Probe::Ended(End::Failed { error, result }),
+                    Probed::NotDone => Probe::NotDone,
+                    Probed::Unknown(why) => Probe::Ended(End::Indeterminate(why)),
+                    Probed::StillGoing => Probe::StillGoing,
+                };
+                self.commands.probed(&id, probe, now);
+            }
+        }
+    }
+
+    /// When the open commands must be looked at again.
+    pub(super) fn commands_at(&self) -> Option<Duration> {
+        let store = self.folder.store.as_ref();
+        store.filter(|_| !self.commands.is_idle()).map(|_| (self.now() + TICK).max(self.commands_retry_at))
+    }
+
+    /// The open commands, for people.
+    pub(super) fn open_commands(&mut self) -> Vec<OpenCommand> {
+        self.with_facts(|commands, facts| commands.describe(facts)).unwrap_or_default()
+    }
+
+    pub(super) fn moment(&self) -> Moment {
+        Moment { boot_id: self.kernel.boot_id(), boottime_ms: self.kernel.boottime_ms() }
+    }
+
+    /// Calls `f` with the commands and everything that a decision looks at; not while there is no state.
+    fn with_facts<T>(&mut self, f: impl FnOnce(&mut Commands, &Facts<'_>) -> T) -> Option<T> {
+        let (now, ts_ms) = (self.moment(), self.kernel.wall_ms());
+        if self.kernel.clock_is_synchronized() {
+            self.clock.ntp_has_set(ts_ms, now.boottime_ms);
+        }
+        let seen_for = self.app_seen_at.map(|at| self.origin.elapsed().saturating_sub(at));
+        let app = match (&self.app, seen_for) {
+            (Some(app), Some(ago)) if ago < APP_SEEN_COUNTS => (app.liveness, app.because.as_str()),
+            (Some(_), _) => (Liveness::Unknown, "looking at the application takes too long"),
+            (None, _) => (Liveness::Unknown, "the application has not been looked at yet"),
+        };
+        let mut nonce = [0; 16];
+        let nonce = getrandom::fill(&mut nonce).is_ok().then_some(nonce);
+        let store = self.folder.store.as_ref()?;
+        let undelivered = |seq| store.uplink.outbox().is_undelivered(seq);
+        let facts = Facts {
+            now,
+            ts_ms,
+            trusted_ms: self.clock.now_ms(now.boottime_ms),
+            app,
+            wanted: &store.wanted,
+            connected: self.answered,
+            nonce,
+            undelivered: &undelivered,
+        };
+        Some(f(&mut self.commands, &facts))
     }
 }
 
-fn ended(
-    id: CommandId,
-    state: CommandState,
-    reason: Option<&str>,
-    kept_until_ms: i64,
-    ts: i64,
-) -> (JournalEntry, Box<CommandReport>) {
-    let entry = JournalEntry { command_id: id.clone(), state: state.to_string(), kept_until_ms };
-    let report = CommandReport {
-        seq: 0,
-        connection: 0,
-        ts,
-        id,
-        report_seq: 1,
-        state: state.to_string(),
-        reason: reason.map(str::to_owned),
-        progress_percent: None,
-        result: None,
-        error: None,
-        nonce: None,
-        token_sha256: None,
-    };
-    (entry, Box::new(report))
+fn payload_of(entry: &command::Entry) -> Option<Payload> {
+    let value = &entry.command.as_ref()?.payload;
+    Payload::parse(entry.kind()?, value).ok()
 }

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use protocol::codec::{self, limit};
-use protocol::message::{Ack, DeviceCommand, ServerStatus};
+use protocol::message::{Ack, ServerStatus};
 use protocol::topic::{Downlink, Topic};
 
 use super::agent::{Agent, random};
-use super::commands::{self, Answer};
-use crate::record::Record;
 
 /// The whole fleet hears at the same moment that a server is back.
 const SERVER_BACK_SPREAD_MS: u64 = 5_000;
@@ -19,14 +17,15 @@ impl Agent {
     /// Takes in what the server says.
     pub(super) async fn message(&mut self, topic: Topic, payload: &[u8], retained: bool) {
         match topic {
-            Topic::ToDevice { downlink: Downlink::Ack, .. } => self.ack(payload),
+            Topic::ToDevice { downlink: Downlink::Ack, .. } => self.ack(payload).await,
             Topic::ToDevice { downlink: Downlink::Command, .. } => self.command(payload).await,
+            Topic::ToDevice { downlink: Downlink::Desired, .. } => self.desired(payload).await,
             Topic::Server { .. } if !retained => self.server_said(payload),
             _ => {}
         }
     }
 
-    fn ack(&mut self, payload: &[u8]) {
+    async fn ack(&mut self, payload: &[u8]) {
         let ack: Ack = match codec::decode(payload, limit::LARGEST_BYTES) {
             Ok(ack) => ack,
             Err(error) => return tracing::warn!(%error, "an acknowledgement cannot be read"),
@@ -45,12 +44,14 @@ impl Agent {
             self.answered = true;
             let link = self.session.tried.as_ref().map(ToString::to_string).unwrap_or_default();
             tracing::info!(link, waiting, "connected; the server answers");
+            self.report_config().await;
         }
     }
 
     /// Compares the clocks; a wrong one harms nothing here, but people should know.
     pub(super) fn server_time(&mut self, server_ms: Option<i64>) {
         let Some(server_ms) = server_ms else { return };
+        self.clock.server_says(server_ms, self.kernel.boottime_ms());
         let offset = server_ms.saturating_sub(self.kernel.wall_ms());
         let moved = offset.abs_diff(self.clock_offset_ms.unwrap_or(0)) > CLOCK_OFF_MS;
         if moved && offset.unsigned_abs() > CLOCK_OFF_MS {
@@ -74,24 +75,5 @@ impl Agent {
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "a server's status cannot be read"),
         }
-    }
-
-    async fn command(&mut self, payload: &[u8]) {
-        let message: DeviceCommand = match codec::decode(payload, limit::COMMAND_BYTES) {
-            Ok(message) => message,
-            Err(error) => return tracing::warn!(%error, "a command cannot be read"),
-        };
-        let ts = self.kernel.wall_ms();
-        let Some(store) = &mut self.folder.store else { return };
-        if !store.uplink.outbox().takes_commands() {
-            tracing::warn!("no commands are taken: too many reports wait for the server");
-            return;
-        }
-        let journalled = match commands::answer(message, store.state_id, ts) {
-            Answer::Nothing => return,
-            Answer::Journal(entry, report) => store.journal(entry, Record::Report(*report), ts, false).await,
-            Answer::Repeat(entry, report) => store.journal(entry, Record::Report(*report), ts, true).await,
-        };
-        self.kept(journalled);
     }
 }

@@ -1,7 +1,7 @@
 //! What the agent says of itself: births, presences, heartbeats. Pure.
 
 use protocol::codec::{self, Bytes, CodecError};
-use protocol::command::open_digest;
+use protocol::command::CommandType;
 use protocol::id::StateId;
 use protocol::message::{Birth, Event, Heartbeat, Presence, event};
 
@@ -13,6 +13,15 @@ use crate::metrics::Metrics;
 
 /// Heartbeats name the inputs by their position in the birth, in one 64-bit number.
 pub(super) const MOST_INPUTS: usize = 64;
+/// What this agent can run.
+const COMMAND_TYPES: [CommandType; 6] = [
+    CommandType::Ping,
+    CommandType::RestartService,
+    CommandType::Reboot,
+    CommandType::Config,
+    CommandType::Custom,
+    CommandType::RotateToken,
+];
 /// Most bytes of error texts in one heartbeat; its limit is 8 KiB.
 const ERRORS_MAX_BYTES: usize = 4 * 1024;
 
@@ -58,7 +67,7 @@ pub(super) fn birth(
         app_version: facts.app.and_then(|app| app.version.clone()),
         arch: std::env::consts::ARCH.to_owned(),
         inputs: facts.inputs.to_vec(),
-        command_types: Vec::new(),
+        command_types: COMMAND_TYPES.iter().map(ToString::to_string).collect(),
         interval_seconds: facts.config.heartbeat_interval_seconds,
         transport: facts.transport.as_str().to_owned(),
         ts: facts.kernel.wall_ms(),
@@ -74,6 +83,7 @@ pub(super) fn heartbeat(
     app: Option<&AppStatus>,
     inputs: &[String],
     outbox_depth: usize,
+    commands_digest: [u8; 4],
 ) -> Heartbeat {
     let answer = app.map(|app| &app.answer);
     Heartbeat {
@@ -91,8 +101,7 @@ pub(super) fn heartbeat(
         mixer_active: answer.is_some_and(|answer| answer.mixer_active == Some(true)),
         active_inputs: answer.map_or(0, |answer| positions(&answer.active_inputs, inputs)),
         degradation_level: answer.and_then(|answer| answer.degradation_level).unwrap_or(0),
-        // No command is ever open in this version.
-        commands_digest: Some(Bytes(open_digest([]).to_vec())),
+        commands_digest: Some(Bytes(commands_digest.to_vec())),
         outbox_depth: u32::try_from(outbox_depth).unwrap_or(u32::MAX),
         live: app.and_then(|app| app.liveness.as_option()),
         errors: answer.map(|answer| bounded(&answer.errors)).unwrap_or_default(),

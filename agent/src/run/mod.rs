@@ -3,7 +3,10 @@
 
 mod agent;
 mod commands;
+mod desired;
+mod effects;
 mod hear;
+mod journal;
 mod messages;
 mod probe;
 mod report;

@@ -18,7 +18,8 @@ const APP_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) enum Seen {
     Machine(Metrics),
-    App(Box<AppStatus>),
+    /// With the number of the question that this answers, if somebody had asked before it began.
+    App(Box<AppStatus>, Option<u64>),
 }
 
 /// Both threads. They end when this is dropped; one that hangs is left behind.
@@ -27,14 +28,15 @@ pub(super) struct Probe {
     ask_machine: sync::SyncSender<()>,
     seen: mpsc::Receiver<Seen>,
     /// Its end is the sign to stop.
-    _app_runs: sync::SyncSender<()>,
+    ask_app: sync::SyncSender<u64>,
+    questions: u64,
 }
 
 impl Probe {
     pub(super) fn start(config: &Config, kernel: &Kernel) -> std::io::Result<Self> {
         let (sender, seen) = mpsc::channel(4);
         let (ask_machine, asked) = sync::sync_channel::<()>(1);
-        let (app_runs, stop) = sync::sync_channel::<()>(0);
+        let (ask_app, app_asked) = sync::sync_channel::<u64>(4);
         let mut sampler = Sampler::new(config);
         let to_loop = sender.clone();
         thread::Builder::new().name("metrics".to_owned()).spawn(move || {
@@ -49,16 +51,29 @@ impl Probe {
         let mut reader = Reader::new(config, kernel);
         let kernel = kernel.clone();
         thread::Builder::new().name("app-status".to_owned()).spawn(move || {
+            let mut question = None;
             loop {
-                if sender.blocking_send(Seen::App(Box::new(reader.read(&kernel)))).is_err() {
+                if sender.blocking_send(Seen::App(Box::new(reader.read(&kernel)), question)).is_err() {
                     return;
                 }
-                if stop.recv_timeout(APP_INTERVAL) != Err(sync::RecvTimeoutError::Timeout) {
-                    return;
-                }
+                question = match app_asked.recv_timeout(APP_INTERVAL) {
+                    // One look is enough for all who have asked until now.
+                    Ok(first) => Some(app_asked.try_iter().last().unwrap_or(first)),
+                    Err(sync::RecvTimeoutError::Timeout) => None,
+                    Err(sync::RecvTimeoutError::Disconnected) => return,
+                };
             }
         })?;
-        Ok(Self { ask_machine, seen, _app_runs: app_runs })
+        Ok(Self { ask_machine, seen, ask_app, questions: 0 })
+    }
+
+    /// Asks for a look at the application that begins after this. Returns the number of the question: what answers it,
+    /// or a later one, has been seen since. If the thread hangs there is no answer.
+    pub(super) fn ask_app(&mut self) -> u64 {
+        self.questions += 1;
+        // When the queue is full the thread hangs, or will look anyway, for an earlier question.
+        let _ = self.ask_app.try_send(self.questions);
+        self.questions
     }
 
     /// Asks for a look at the machine. Returns whether the thread can still take the request: if not, it hangs, on a

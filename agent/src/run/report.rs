@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::session::Stage;
 use super::{Agent, messages};
+use crate::command::OpenCommand;
 use crate::status::{AppSummary, Connection, Status, StatusFile};
 
 /// Written at least this often, and at most once in [`QUICKEST`] when something has changed.
@@ -80,7 +81,8 @@ impl Agent {
         }
         self.reporter.changed = false;
         self.reporter.written_at = Some(now);
-        let status = self.status(now, wall_ms);
+        let open_commands = self.open_commands();
+        let status = self.status(now, wall_ms, open_commands);
         // The folder may be gone or full; the next time it may not. Nothing depends on it.
         if let Err(error) = self.reporter.file.write(&status) {
             tracing::debug!(%error, path = %self.reporter.file.path().display(), "the status was not written");
@@ -100,7 +102,7 @@ impl Agent {
         }
     }
 
-    fn status(&self, now: Duration, wall_ms: i64) -> Status {
+    fn status(&self, now: Duration, wall_ms: i64, open_commands: Vec<OpenCommand>) -> Status {
         let outbox = self.folder.store.as_ref().map(|store| store.uplink.outbox());
         let server = match (&self.config.fleet_url, &self.config.mqtt_url) {
             (Some(url), _) => Some(url.to_string()),
@@ -144,7 +146,8 @@ impl Agent {
             outbox_bytes: outbox.map_or(0, |outbox| outbox.unacked_bytes()),
             last_heartbeat_at_ms: self.reporter.last_heartbeat_at_ms,
             app,
-            held_reason: None,
+            held_reason: open_commands.iter().find_map(|command| command.held_reason.clone()),
+            open_commands,
         }
     }
 

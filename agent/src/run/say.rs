@@ -8,6 +8,7 @@ use super::agent::Agent;
 use super::messages::{self, BirthFacts};
 use super::session::Stage;
 use super::store::StoreError;
+use crate::failpoint;
 use crate::link::Tag;
 use crate::outbox::Kind;
 use crate::uplink::{Action, PacketId};
@@ -40,8 +41,14 @@ impl Agent {
         let Some(store) = &mut self.folder.store else { return Ok(()) };
         let (payload, poison) = store.payload(seqs).await?;
         if let (false, Some(link)) = (payload.is_empty(), self.session.link()) {
+            if kind == Kind::Report {
+                failpoint::reached(failpoint::REPORT_BEFORE);
+            }
             // One that is not taken comes back with the end of the link.
             let _ = link.publish(Tag::Packet(id), kind.topic(), payload);
+            if kind == Kind::Report {
+                failpoint::reached(failpoint::REPORT_AFTER);
+            }
         }
         if !poison.is_empty() {
             store.uplink.withdrawn(id, &poison);
@@ -78,6 +85,12 @@ impl Agent {
 
     async fn renew(&mut self) {
         self.hang_up().await;
+        // What the older copy holds may have been done after the copy was made.
+        for write in self.commands.given_up(self.kernel.wall_ms()) {
+            if !self.journal(write).await {
+                break;
+            }
+        }
         let Some(store) = &mut self.folder.store else { return };
         let renewed = store.renew().await;
         self.kept(renewed);

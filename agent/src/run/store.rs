@@ -7,10 +7,11 @@ use protocol::id::StateId;
 
 use super::messages::Identity;
 use crate::backoff::Backoff;
+use crate::command::{Entry, Wanted};
 use crate::lock::{LockError, StateLock};
 use crate::outbox::{BUDGET_BYTES, Outbox, Refused};
 use crate::record::Record;
-use crate::state::{JournalEntry, Journalled, StateError, StateThread};
+use crate::state::{Kept, StateError, StateThread};
 use crate::uplink::Uplink;
 
 /// While the folder cannot be used: often enough that a person who has made room sees it work.
@@ -45,12 +46,18 @@ impl StoreError {
 /// An opened state folder.
 #[derive(Debug)]
 pub(super) struct Store {
-    thread: StateThread,
+    pub(super) thread: StateThread,
     pub(super) uplink: Uplink,
     pub(super) state_id: StateId,
     /// The last connection number in use.
     pub(super) connection: u64,
     pub(super) inputs: Vec<String>,
+    /// What the server wants, and what was reported about it.
+    pub(super) kept: Kept,
+    /// The same, as commands depend on it.
+    pub(super) wanted: Wanted,
+    /// The open commands, until the event loop takes them over.
+    pub(super) open_commands: Vec<Entry>,
 }
 
 impl Store {
@@ -68,9 +75,11 @@ impl Store {
         let (loaded, state_id, connection, inputs) = thread
             .call(|state| Ok((state.load()?, state.state_id(), state.last_connection()?, state.inputs()?)))
             .await?;
+        let (kept, open_commands) = thread.call(|state| Ok((state.kept()?, state.open_commands()?))).await?;
+        let wanted = super::desired::wanted(kept.desired.as_ref());
         let uplink = Uplink::new(Outbox::load(loaded, BUDGET_BYTES));
         tracing::info!(%state_id, waiting = uplink.outbox().depth(), "state opened");
-        Ok(Self { thread, uplink, state_id, connection, inputs })
+        Ok(Self { thread, uplink, state_id, connection, inputs, kept, wanted, open_commands })
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -94,37 +103,6 @@ impl Store {
         let change = self.uplink.outbox().plan(kind, record.into_body()?, ts_ms)?;
         let change = self.thread.call(move |state| state.commit(&change).map(|()| change)).await?;
         self.uplink.committed(&change);
-        Ok(())
-    }
-
-    /// Enters a command into the journal together with its report. With `repeat`, a command that is known is reported
-    /// once more as the journal has it.
-    pub(super) async fn journal(
-        &mut self,
-        entry: JournalEntry,
-        mut report: Record,
-        ts_ms: i64,
-        repeat: bool,
-    ) -> Result<(), StoreError> {
-        let id = entry.command_id.clone();
-        if let Some(known) = self.thread.call(move |state| state.command_state(&id)).await? {
-            if !repeat {
-                return Ok(());
-            }
-            if let Record::Report(report) = &mut report {
-                report.state = known;
-                report.reason = None;
-            }
-            return self.keep(report, ts_ms).await;
-        }
-        let change = self.uplink.outbox().plan(report.kind(), report.into_body()?, ts_ms)?;
-        let (change, journalled) = self
-            .thread
-            .call(move |state| state.journal(&entry, &change, ts_ms).map(|journalled| (change, journalled)))
-            .await?;
-        if matches!(journalled, Journalled::New(_)) {
-            self.uplink.committed(&change);
-        }
         Ok(())
     }
 

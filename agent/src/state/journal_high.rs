@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::error::StateError;
+use crate::failpoint;
 
 const NAME: &str = "journal-high";
 const NAME_WHILE_WRITING: &str = "journal-high.new";
@@ -43,9 +44,13 @@ pub(super) fn read(dir: &Path) -> Result<JournalHigh, StateError> {
 /// Replaces the number in the file in `dir`; returns when it is on disk.
 pub(super) fn write(dir: &Path, number: u64) -> Result<(), StateError> {
     let new = dir.join(NAME_WHILE_WRITING);
+    failpoint::reached(failpoint::HIGH_BEFORE);
     write_synced(&new, number).map_err(|source| failed("write", &new, source))?;
+    failpoint::reached(failpoint::HIGH_WRITTEN);
     fs::rename(&new, dir.join(NAME)).map_err(|source| failed("rename", &new, source))?;
-    sync_folder(dir)
+    sync_folder(dir)?;
+    failpoint::reached(failpoint::HIGH_AFTER);
+    Ok(())
 }
 
 /// Makes renames in `dir` survive a power cut.

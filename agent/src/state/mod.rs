@@ -1,7 +1,7 @@
 //! The state database: who this device is to the server, and what must not be lost.
 //!
 //! Layout of the state folder:
-//! - `db/state.db` (and its log beside it): identity, outbox, command journal.
+//! - `db/state.db` (and its log beside it): identity, outbox, command journal, what the server wants.
 //! - `journal-high`: the highest journal number in use; see `journal_high.rs`.
 //! - `damaged-NNNNNN-TIME/`: former `db/` folders that could not be trusted; the last two are kept.
 //!
@@ -9,13 +9,16 @@
 //! - A record has been fsynced before anybody sees its number.
 //! - Sequence, connection and journal numbers never go down and are never given out twice while the state id is the
 //!   same.
-//! - The database's journal does not end below the number in `journal-high`.
+//! - Every change of a journal entry takes a new number, and is committed together with its report.
+//! - The database's journal does not end below the number in `journal-high`, which is written before each effect.
 //!
 //! Recovery: at every start the database must pass SQLite's own check and the ones in `schema.rs`. One that does not is
 //! set aside, and a new one is made with a new state id. A full or read-only disk is not damage: it is reported, and
 //! tried again.
 
+mod desired;
 mod error;
+mod journal;
 mod journal_high;
 mod open;
 mod schema;
@@ -28,20 +31,17 @@ mod tests;
 use std::path::PathBuf;
 
 use protocol::codec::{self, limit};
-use protocol::id::{CommandId, StateId};
+use protocol::id::StateId;
 use protocol::ranges::RangeSet;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
+pub use desired::Kept;
 pub use error::{Damage, StateError};
 pub use open::{Opened, SetAside};
 pub use worker::StateThread;
 
 use crate::outbox::{Change, Kind, Loaded, Row};
 use crate::record;
-
-/// Journal entries kept at least, and at most whatever their time: the clock may be wrong in both directions.
-const JOURNAL_ALWAYS_KEPT: u64 = 1_000;
-const JOURNAL_NEVER_MORE: u64 = 20_000;
 
 /// The open state database. One thread uses it.
 #[derive(Debug)]
@@ -50,26 +50,6 @@ pub struct State {
     state_id: StateId,
     dir: PathBuf,
     path: PathBuf,
-}
-
-/// An entry for the command journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JournalEntry {
-    /// The command.
-    pub command_id: CommandId,
-    /// What became of it.
-    pub state: String,
-    /// The id must be remembered until then: milliseconds since 1970.
-    pub kept_until_ms: i64,
-}
-
-/// What became of a journal entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Journalled {
-    /// It is in the journal now, under this number.
-    New(u64),
-    /// The command was there already: nothing was changed.
-    Known,
 }
 
 impl State {
@@ -153,55 +133,6 @@ impl State {
         })
     }
 
-    /// Enters a command into the journal together with `change`, unless its id is there already. When this returns
-    /// [`Journalled::New`], database and `journal-high` both have its number on disk, and its effect may start.
-    ///
-    /// # Errors
-    /// Its effect must not start. If the database took the entry, the id counts as known from now on.
-    pub fn journal(
-        &mut self,
-        entry: &JournalEntry,
-        change: &Change,
-        now_ms: i64,
-    ) -> Result<Journalled, StateError> {
-        let journalled = self.transaction("write the command journal", |transaction| {
-            let known: bool = transaction.query_row(
-                "SELECT EXISTS (SELECT 1 FROM journal WHERE command_id = ?1)",
-                [entry.command_id.as_str()],
-                |row| row.get(0),
-            )?;
-            if known {
-                return Ok(Journalled::Known);
-            }
-            prune_journal(transaction, now_ms)?;
-            let number: u64 = transaction.query_row(
-                "UPDATE meta SET journal_number = journal_number + 1 RETURNING journal_number",
-                [],
-                |row| row.get(0),
-            )?;
-            transaction.execute(
-                "INSERT INTO journal (number, command_id, state, kept_until_ms) VALUES (?1, ?2, ?3, ?4)",
-                (number, entry.command_id.as_str(), &entry.state, entry.kept_until_ms),
-            )?;
-            write_change(transaction, change)?;
-            Ok(Journalled::New(number))
-        })?;
-        if let Journalled::New(number) = journalled {
-            journal_high::write(&self.dir, number)?;
-        }
-        Ok(journalled)
-    }
-
-    /// What became of a command, if it is in the journal.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn command_state(&self, id: &CommandId) -> Result<Option<String>, StateError> {
-        let query = "SELECT state FROM journal WHERE command_id = ?1";
-        let state = self.connection.query_row(query, [id.as_str()], |row| row.get(0)).optional();
-        self.sql("read the command journal", state)
-    }
-
     /// The names of the application's inputs in the order in which they were first seen: heartbeats refer to them by
     /// position, those that are still in the outbox too.
     ///
@@ -245,6 +176,8 @@ impl State {
                 "UPDATE meta SET state_id = ?1, next_seq = ?2, committed = x''",
                 (&id.0[..], next),
             )?;
+            // The numbers of their reports are others now: each may be sent once more.
+            transaction.execute("UPDATE journal SET record_seq = 0", [])?;
             Ok(())
         })?;
         self.state_id = id;
@@ -301,15 +234,5 @@ fn write_change(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Res
             .map_err(|source| rusqlite::Error::ToSqlConversionFailure(Box::new(source)))?;
         transaction.execute("UPDATE meta SET committed = ?1", [bytes])?;
     }
-    Ok(())
-}
-
-/// Forgets entries that are past their time, and the oldest if there are far too many.
-fn prune_journal(transaction: &Transaction<'_>, now_ms: i64) -> rusqlite::Result<()> {
-    let newest: u64 = transaction.query_row("SELECT journal_number FROM meta", [], |row| row.get(0))?;
-    transaction.execute(
-        "DELETE FROM journal WHERE number <= ?1 AND (kept_until_ms < ?2 OR number <= ?3)",
-        (newest.saturating_sub(JOURNAL_ALWAYS_KEPT), now_ms, newest.saturating_sub(JOURNAL_NEVER_MORE)),
-    )?;
     Ok(())
 }

@@ -83,13 +83,13 @@ fn open_database(database_dir: &Path, file_number: u64) -> Result<Option<Connect
     if !exists(&path)? {
         return Ok(None);
     }
-    let connection = connect(&path)?;
+    let mut connection = connect(&path)?;
     let blank = schema::is_blank(&connection)
         .map_err(|source| StateError::database("read the layout", &path, source))?;
     if blank {
         return Ok(None);
     }
-    schema::check(&connection, &path, file_number)?;
+    schema::check(&mut connection, &path, file_number)?;
     Ok(Some(connection))
 }
 

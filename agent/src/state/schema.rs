@@ -10,12 +10,13 @@ use super::error::{Damage, StateError};
 /// "R58F": marks the file as ours.
 const APPLICATION_ID: i64 = 0x5235_3846;
 /// Layout version of this agent.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// Room for the outbox at its largest, the journal, and the free pages between. A safety net: the outbox keeps itself
 /// smaller.
 const MAX_PAGES: i64 = 10_240;
 
+/// Layout version 1.
 const TABLES: &str = "
 CREATE TABLE meta (
     only_row       INTEGER PRIMARY KEY CHECK (only_row = 1),
@@ -42,6 +43,30 @@ CREATE TABLE inputs (
 ) STRICT;
 ";
 
+/// From version 1 to 2: the journal keeps commands that are open, and what was said of each last. Entries of version 1
+/// have all ended with their first report.
+const JOURNAL_OF_OPEN_COMMANDS: &str = "
+ALTER TABLE journal ADD COLUMN report_seq INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE journal ADD COLUMN report BLOB;
+ALTER TABLE journal ADD COLUMN result TEXT;
+ALTER TABLE journal ADD COLUMN record_seq INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE journal ADD COLUMN envelope BLOB;
+ALTER TABLE journal ADD COLUMN disruptive INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE journal ADD COLUMN delay_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE journal ADD COLUMN received_boot_id TEXT;
+ALTER TABLE journal ADD COLUMN received_boottime_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE journal ADD COLUMN override_reason TEXT;
+ALTER TABLE journal ADD COLUMN observed TEXT;
+CREATE INDEX journal_results ON journal (number) WHERE result IS NOT NULL;
+CREATE TABLE desired (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    version  INTEGER NOT NULL CHECK (version >= 0),
+    body     BLOB,
+    reported BLOB
+) STRICT;
+INSERT INTO desired (only_row, version) VALUES (1, 0);
+";
+
 /// Sets up a connection: durable commits, small caches.
 pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
@@ -65,6 +90,7 @@ pub(super) fn is_blank(connection: &Connection) -> rusqlite::Result<bool> {
 pub(super) fn create(connection: &mut Connection, id: StateId, journal_number: i64) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
+    transaction.execute_batch(JOURNAL_OF_OPEN_COMMANDS)?;
     transaction.execute(
         "INSERT INTO meta (only_row, state_id, next_seq, connection, journal_number, committed) \
          VALUES (1, ?1, 1, 0, ?2, x'')",
@@ -76,8 +102,8 @@ pub(super) fn create(connection: &mut Connection, id: StateId, journal_number: i
 }
 
 /// Everything that must hold before the database is trusted; `file_number` is the highest journal number in use by the
-/// file beside it.
-pub(super) fn check(connection: &Connection, path: &Path, file_number: u64) -> Result<(), StateError> {
+/// file beside it. One of an earlier layout version is brought up to this one in between, all or nothing.
+pub(super) fn check(connection: &mut Connection, path: &Path, file_number: u64) -> Result<(), StateError> {
     let sql = |operation| move |source| StateError::database(operation, path, source);
     let damaged = |damage| Err(StateError::damaged(path, damage));
 
@@ -88,7 +114,7 @@ pub(super) fn check(connection: &Connection, path: &Path, file_number: u64) -> R
     if found > VERSION {
         return damaged(Damage::Newer { found, known: VERSION });
     }
-    if found != VERSION {
+    if found < 1 {
         return damaged(Damage::Foreign);
     }
     let verdict: String = connection
@@ -97,17 +123,41 @@ pub(super) fn check(connection: &Connection, path: &Path, file_number: u64) -> R
     if verdict != "ok" {
         return damaged(Damage::Unreadable(verdict.chars().take(200).collect()));
     }
-    let tables: i64 = connection
-        .query_row(
-            "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('meta', 'outbox', 'journal', 'inputs')",
-            [],
-            |row| row.get(0),
-        )
-        .map_err(sql("list the tables"))?;
-    if tables != 4 {
+    let has =
+        |connection: &Connection, table| connection.table_exists(None, table).map_err(sql("list the tables"));
+    for table in ["meta", "outbox", "journal", "inputs"] {
+        if !has(connection, table)? {
+            return damaged(Damage::Foreign);
+        }
+    }
+    if found == 1 {
+        migrate_to_2(connection).map_err(sql("bring the layout up to date"))?;
+    }
+    if !has(connection, "desired")? {
         return damaged(Damage::Foreign);
     }
     check_contents(connection, path, file_number)
+}
+
+fn migrate_to_2(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(JOURNAL_OF_OPEN_COMMANDS)?;
+    transaction.pragma_update(None, "user_version", 2)?;
+    transaction.commit()
+}
+
+#[cfg(test)]
+pub(super) fn create_version_1(connection: &mut Connection, id: StateId) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(TABLES)?;
+    transaction.execute(
+        "INSERT INTO meta (only_row, state_id, next_seq, connection, journal_number, committed) \
+         VALUES (1, ?1, 1, 0, 0, x'')",
+        [&id.0[..]],
+    )?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", 1)?;
+    transaction.commit()
 }
 
 fn check_contents(connection: &Connection, path: &Path, file_number: u64) -> Result<(), StateError> {

@@ -2,11 +2,16 @@
 
 mod crash;
 mod damage;
+mod journal;
 
 use std::fs;
 use std::path::Path;
 
+use protocol::command::CommandState;
+use uuid::Uuid;
+
 use super::*;
+use crate::command::{Entry, Moment, Words, Write};
 use crate::outbox::{BUDGET_BYTES, Outbox};
 
 pub(super) const NOW_MS: i64 = 1_766_916_000_000;
@@ -29,13 +34,20 @@ pub(super) fn append(state: &mut State, outbox: &mut Outbox, kind: Kind, body: V
     change.insert.last().unwrap().seq
 }
 
-fn entry(id: &str) -> JournalEntry {
-    JournalEntry { command_id: id.parse().unwrap(), state: "rejected".to_owned(), kept_until_ms: NOW_MS }
+fn rejected(id: &str) -> Write {
+    let entry = Entry::new(id.parse().unwrap(), NOW_MS, Moment { boot_id: Uuid::nil(), boottime_ms: 0 });
+    entry.moved(CommandState::Rejected, Words::reason("no"), NOW_MS)
 }
 
-pub(super) fn journal(state: &mut State, id: &str) -> Journalled {
+pub(super) fn write(state: &mut State, write: &Write) -> u64 {
     let change = Change { next_seq: state.load().unwrap().next_seq, ..Change::default() };
-    state.journal(&entry(id), &change, NOW_MS).unwrap()
+    state.journal(write, &change, Some(NOW_MS)).unwrap()
+}
+
+/// Enters a command as rejected, unless it is known; the number of the change.
+pub(super) fn journal(state: &mut State, id: &str) -> Option<u64> {
+    let known = state.command(&id.parse().unwrap()).unwrap().is_some();
+    (!known).then(|| write(state, &rejected(id)))
 }
 
 #[test]
@@ -128,28 +140,14 @@ fn a_new_identity_with_nothing_to_take_over_begins_empty() {
 fn a_command_is_journalled_once_and_its_number_is_in_the_file_beside_the_database() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(dir.path());
-    assert_eq!(journal(&mut state, "a"), Journalled::New(1));
-    assert_eq!(journal(&mut state, "b"), Journalled::New(2));
-    assert_eq!(journal(&mut state, "a"), Journalled::Known);
-    assert_eq!(state.command_state(&"b".parse().unwrap()).unwrap().as_deref(), Some("rejected"));
-    assert_eq!(state.command_state(&"c".parse().unwrap()).unwrap(), None);
+    assert_eq!(journal(&mut state, "a"), Some(1));
+    assert_eq!(journal(&mut state, "b"), Some(2));
+    assert_eq!(journal(&mut state, "a"), None);
+    assert_eq!(state.command(&"b".parse().unwrap()).unwrap().unwrap().state, CommandState::Rejected);
+    assert_eq!(state.command(&"c".parse().unwrap()).unwrap(), None);
     assert_eq!(fs::read_to_string(dir.path().join("journal-high")).unwrap(), "2\n");
     drop(state);
-    assert_eq!(journal(&mut open(dir.path()), "b"), Journalled::Known);
-}
-
-#[test]
-fn the_journal_forgets_old_entries_but_never_the_newest_thousand() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut state = open(dir.path());
-    state.connection.execute_batch("PRAGMA synchronous = OFF").unwrap();
-    for n in 0..1_010 {
-        let old = JournalEntry { kept_until_ms: 0, ..entry(&format!("c{n}")) };
-        let change = Change { next_seq: 1, ..Change::default() };
-        state.journal(&old, &change, i64::MAX).unwrap();
-    }
-    assert_eq!(state.command_state(&"c0".parse().unwrap()).unwrap(), None);
-    assert!(state.command_state(&"c10".parse().unwrap()).unwrap().is_some());
+    assert_eq!(journal(&mut open(dir.path()), "b"), None);
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! A [`Status`] in words.
 
 use super::{Connection, Status};
+use crate::command::OpenCommand;
+
+/// Open commands that are shown.
+const COMMANDS_SHOWN: usize = 20;
 
 /// How long ago, or how long, in words: the two largest units that are not zero.
 #[must_use]
@@ -46,8 +50,11 @@ pub fn describe(status: &Status, now_ms: i64) -> String {
     }
     let version = status.app.version.as_ref().map(|v| format!(", version {v}")).unwrap_or_default();
     lines.push(("Application", format!("{} ({}){version}", status.app.liveness, status.app.because)));
-    if let Some(reason) = &status.held_reason {
-        lines.push(("Held", reason.clone()));
+    for (n, command) in status.open_commands.iter().take(COMMANDS_SHOWN).enumerate() {
+        lines.push((if n == 0 { "Commands" } else { "" }, one_command(command)));
+    }
+    if let Some(more) = status.open_commands.len().checked_sub(COMMANDS_SHOWN).filter(|more| *more > 0) {
+        lines.push(("", format!("and {more} more")));
     }
     let running = duration_text(now_ms - status.started_at_ms);
     lines.push((
@@ -61,6 +68,16 @@ pub fn describe(status: &Status, now_ms: i64) -> String {
         text.push_str(&format!("{name:<18} {value}\n"));
     }
     text
+}
+
+fn one_command(command: &OpenCommand) -> String {
+    let OpenCommand { id, kind, state, held_reason } = command;
+    match held_reason.as_deref().map(|reason| reason.split_once(": ").unwrap_or((reason, ""))) {
+        None => format!("{kind} {id} is {state}"),
+        Some((word, "")) => format!("{kind} {id} waits: {word}"),
+        Some((word, detail)) if state == "held" => format!("{kind} {id} is held: {word} ({detail})"),
+        Some((word, detail)) => format!("{kind} {id} waits: {word} ({detail})"),
+    }
 }
 
 fn outbox(depth: u64, bytes: u64) -> String {

@@ -3,6 +3,15 @@
 use super::*;
 use crate::lock::StateLock;
 
+fn open(kind: &str, id: &str, state: &str, held_reason: Option<&str>) -> OpenCommand {
+    OpenCommand {
+        id: id.into(),
+        kind: kind.into(),
+        state: state.into(),
+        held_reason: held_reason.map(str::to_owned),
+    }
+}
+
 fn status() -> Status {
     Status {
         pid: std::process::id(),
@@ -23,7 +32,12 @@ fn status() -> Status {
         outbox_bytes: 180,
         last_heartbeat_at_ms: Some(3_960_000),
         app: AppSummary { liveness: "live".into(), because: "it says recording".into(), version: None },
-        held_reason: None,
+        held_reason: Some("live: the application says recording".into()),
+        open_commands: vec![
+            open("ping", "c-1", "running", None),
+            open("restart_service", "c-2", "held", Some("live: the application says recording")),
+            open("reboot", "c-3", "acked", Some("busy: c-1 runs")),
+        ],
     }
 }
 
@@ -39,6 +53,9 @@ fn the_words_say_connection_outbox_error_and_application() {
         "(18 min 20 s ago)",
         "live (it says recording)",
         "running for 50 min 0 s",
+        "Commands           ping c-1 is running\n",
+        "restart_service c-2 is held: live (the application says recording)\n",
+        "reboot c-3 waits: busy (c-1 runs)\n",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
