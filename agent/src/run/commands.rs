@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use protocol::codec::{self, limit};
+use protocol::command::CommandType;
 use protocol::command::payload::Payload;
 use protocol::message::{Command, DeviceAction, DeviceCommand};
 
@@ -193,7 +194,11 @@ impl Agent {
             Done::Prepared(id, Err(refusal)) => self.commands.prepared(&id, Err(refusal.to_string())),
             Done::Ended(id, outcome) => {
                 failpoint::reached(failpoint::EFFECT_HEARD);
+                let changed_config =
+                    self.commands.get(&id).is_some_and(|entry| entry.kind() == Some(CommandType::Config));
                 match outcome {
+                    // Rejected on arrival.
+                    Outcome::TokenMade(_) => {}
                     Outcome::Completed(result) => self.commands.ended(&id, End::Completed(Some(result))),
                     Outcome::Failed { error, result } => {
                         self.commands.ended(&id, End::Failed { error, result });
@@ -202,6 +207,10 @@ impl Agent {
                         self.commands.ended(&id, End::TimedOut { error, result });
                     }
                     Outcome::RebootAsked => self.commands.dying(&id, now),
+                }
+                if changed_config {
+                    self.read_config_again();
+                    self.report_config().await;
                 }
             }
             Done::Probed(id, probed) => {
