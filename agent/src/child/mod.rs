@@ -85,6 +85,10 @@ pub(crate) fn run(mut command: Command, limits: &Limits) -> io::Result<Ended> {
     }
     let started = Instant::now();
     let child = command.spawn()?;
+    if limits.mark.is_some() {
+        // Where memory runs out, a script goes before the agent. Refused, it may be the other way round.
+        let _ = std::fs::write(format!("/proc/{}/oom_score_adj", child.id()), "500");
+    }
     // It holds ends of the pipe, which would never be at its end.
     drop(command);
     Ok(Watch::new(child, pipe, limits, started).until_its_end(limits.time))

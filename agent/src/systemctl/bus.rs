@@ -2,8 +2,7 @@
 
 use std::ffi::CStr;
 
-use systemd::bus::{Bus, BusRef, ContainerType, Message};
-use utf8_cstr::Utf8CStr;
+use systemd::bus::{Bus, BusRef, ContainerType, Message, MessageIter};
 
 use super::SystemdError;
 
@@ -49,7 +48,7 @@ pub(super) fn restart(unit: &str) -> Result<(), SystemdError> {
     with_bus(|bus| {
         let mut order = method(bus, c"RestartUnit")?;
         for argument in [unit, "replace"] {
-            append(&mut order, argument)?;
+            order.append(argument).map_err(odd)?;
         }
         call(&mut order).map(drop)
     })
@@ -81,14 +80,6 @@ fn method(bus: &mut BusRef, member: &CStr) -> Result<Message, SystemdError> {
     bus.new_method_call(SYSTEMD, MANAGER_PATH, MANAGER_INTERFACE, member).map_err(odd)
 }
 
-fn append(message: &mut Message, argument: &str) -> Result<(), SystemdError> {
-    let bad = |_| SystemdError::Refused("a name cannot have a NUL in it".to_owned());
-    let argument = std::ffi::CString::new(argument).map_err(bad)?;
-    let argument = Utf8CStr::from_cstr(&argument)
-        .map_err(|error| SystemdError::Refused(format!("a name is no text: {error}")))?;
-    message.append(argument).map_err(odd)
-}
-
 fn call(question: &mut Message) -> Result<Message, SystemdError> {
     question.call(PATIENCE_US).map_err(|error| {
         let name = error.name().to_string();
@@ -108,13 +99,11 @@ fn value<T>(
     interface: &CStr,
     name: &CStr,
     kind: &str,
-    read: impl FnOnce(&mut systemd::bus::MessageIter<'_>) -> systemd::Result<T>,
+    read: impl FnOnce(&mut MessageIter<'_>) -> systemd::Result<T>,
 ) -> Result<T, SystemdError> {
     let mut question =
         bus.new_method_call(SYSTEMD, path, "org.freedesktop.DBus.Properties", "Get").map_err(odd)?;
     for argument in [interface, name] {
-        let argument =
-            Utf8CStr::from_cstr(argument).map_err(|error| SystemdError::Refused(error.to_string()))?;
         question.append(argument).map_err(odd)?;
     }
     let mut answer = call(&mut question)?;
@@ -125,20 +114,16 @@ fn value<T>(
 
 fn text(bus: &mut BusRef, path: &str, interface: &CStr, name: &CStr) -> Result<String, SystemdError> {
     value(bus, path, interface, name, "s", |values| {
-        let text: Option<&Utf8CStr> = values.next()?;
-        Ok(text.map(|text| text.to_string()).unwrap_or_default())
+        let text: Option<String> = values.next()?;
+        Ok(text.unwrap_or_default())
     })
 }
 
 /// 16 bytes, as hexadecimal digits.
 fn invocation(bus: &mut BusRef, path: &str) -> Result<String, SystemdError> {
     value(bus, path, UNIT_INTERFACE, c"InvocationID", "ay", |values| {
-        values.enter_container(ContainerType::Array, "y")?;
-        let mut id = String::new();
-        while let Some(byte) = values.next::<u8>()? {
-            id.push_str(&format!("{byte:02x}"));
-        }
-        Ok(id)
+        let id: Option<Vec<u8>> = values.next()?;
+        Ok(id.unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect())
     })
 }
 

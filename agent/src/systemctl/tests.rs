@@ -75,3 +75,29 @@ fn a_machine_that_goes_down_says_so_with_an_exit_code_that_does_not_count() {
     assert_eq!(with("echo stopping; exit 1").1.is_stopping(), Ok(true));
     assert_eq!(with("echo degraded; exit 1").1.is_stopping(), Ok(false));
 }
+
+/// Run in a system with a real systemd, with the name of a unit that may be restarted in `R58_FLEET_TEST_UNIT`; nothing
+/// without it.
+#[test]
+fn a_real_systemd_does_the_same_over_d_bus() {
+    let Ok(name) = std::env::var("R58_FLEET_TEST_UNIT") else { return };
+    let systemd = Systemd::on_path("/nonexistent");
+    let before = systemd.unit(&name).unwrap();
+    assert_eq!((before.load.as_str(), before.active.as_str()), ("loaded", "active"), "{before:?}");
+    assert_eq!(before.invocation.as_ref().map(String::len), Some(32));
+    assert!(before.active_since_us.is_some() && !before.kind.is_empty() && !before.sub.is_empty());
+    systemd.restart(&name, false, PATIENCE).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let after = loop {
+        let unit = systemd.unit(&name).unwrap();
+        if !unit.has_job && unit.active == "active" && unit.invocation != before.invocation {
+            break unit;
+        }
+        assert!(std::time::Instant::now() < deadline, "{unit:?}");
+    };
+    assert!(after.active_since_us > before.active_since_us);
+    assert_eq!(systemd.is_stopping(), Ok(false));
+    assert_eq!(systemd.unit("no-such-unit.service").unwrap().load, "not-found");
+    let refused = systemd.restart("no-such-unit.service", false, PATIENCE).unwrap_err();
+    assert_eq!(refused.to_string(), "Unit no-such-unit.service not found.");
+}

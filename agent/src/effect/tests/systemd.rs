@@ -254,3 +254,16 @@ fn a_note_with_more_in_it_is_read_and_one_that_is_no_note_is_not() {
     assert!(Observed::from_text(r#"{"effect": "sing"}"#).is_err());
     assert!(Observed::from_text("").is_err());
 }
+
+#[test]
+fn every_example_of_a_command_in_the_documentation_is_one() {
+    let text = include_str!("../../../../docs/commands.md");
+    let mut kinds = Vec::new();
+    for example in text.split("```json\n").skip(1) {
+        let example: serde_json::Value = serde_json::from_str(example.split("```").next().unwrap()).unwrap();
+        let Some(kind) = example["type"].as_str() else { continue };
+        payload(kind, example["payload"].clone());
+        kinds.push(kind.to_owned());
+    }
+    assert_eq!(kinds, ["ping", "restart_service", "reboot", "config", "custom", "rotate_token"]);
+}
