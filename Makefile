@@ -27,12 +27,17 @@ test: setup fmt lint ## format check, lints and all tests but the slow ones
 	cargo test --locked --workspace --doc --quiet
 
 .PHONY: test-all
-test-all: test deny fuzz test-systemd ## everything
+test-all: test deny fuzz test-systemd test-vm ## everything
 
 .PHONY: test-systemd
 test-systemd: ## the agent under a systemd that has booted, in a container; needs root (asks sudo)
 	@scripts/setup.sh system
 	@scripts/test-systemd.sh
+
+.PHONY: test-vm
+test-vm: ## the agent in a virtual machine that reboots and loses its power; needs root (asks sudo)
+	@scripts/setup.sh system
+	@scripts/test-vm.sh
 
 .PHONY: setup
 setup: ## what the tests need: system packages (asks for root only if some are missing) and Python's MQTT client

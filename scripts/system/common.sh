@@ -142,6 +142,7 @@ api() {
     in_net curl --fail-with-body -sS -m 20 -X "$method" -H @- "${arguments[@]}" "$url$path" <<<"Authorization: Bearer $bearer"
 }
 
+agent_is_connected() { guest 'r58-fleet-agent status'; }
 device_is() { [ "$(api GET "/devices/$device" | jq -r .status)" = "$1" ]; }
 # Since a moment (RFC 3339) a heartbeat has come.
 heartbeat_since() { [ "$(api GET "/devices/$device/heartbeats?page_size=1&since=$1" | jq .total)" -gt 0 ]; }
