@@ -66,12 +66,12 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
             }
         }
         Command::List { org } => {
-            let found = with_store(config, |store, _| async move {
+            let found = with_store(config, |store, now_ms| async move {
                 let org = find_org(&store, &org).await?;
                 let mut found = Vec::new();
                 loop {
                     let offset = i64::try_from(found.len()).unwrap_or(i64::MAX);
-                    let (page, _) = summaries::list(&store, &org.id, &selection(offset)).await?;
+                    let (page, _) = summaries::list(&store, &org.id, &selection(offset, now_ms)).await?;
                     if page.is_empty() {
                         return Ok(found);
                     }
@@ -96,7 +96,7 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn selection(offset: i64) -> Selection {
+fn selection(offset: i64, now_ms: i64) -> Selection {
     Selection {
         status: None,
         tag: None,
@@ -104,6 +104,7 @@ fn selection(offset: i64) -> Selection {
         text: None,
         sort: SortKey::DeviceId,
         descending: false,
+        now_ms,
         offset,
         limit: PAGE,
     }

@@ -205,6 +205,32 @@ impl Command {
     }
 }
 
+/// Why a command waits because nobody can tell whether a show is on.
+pub const APP_STATUS_UNKNOWN: &str = "app_status_unknown";
+/// After so long in that, an operator may override it, in ms.
+pub const UNKNOWN_OVERRIDE_MS: i64 = 600_000;
+
+/// Whether a reason, which may go on after a colon, is [`APP_STATUS_UNKNOWN`].
+fn is_unknown(reason: Option<&str>) -> bool {
+    reason.and_then(|reason| reason.split(':').next()).is_some_and(|word| word.trim() == APP_STATUS_UNKNOWN)
+}
+
+impl Command {
+    /// Since when the device has held it because nobody can tell whether a show is on, as far as its reports in `steps`
+    /// go; `None`: it does not wait for that now.
+    #[must_use]
+    pub fn unknown_since<'a>(&self, steps: impl IntoIterator<Item = &'a Step>) -> Option<i64> {
+        if self.state() != CommandState::Held || !is_unknown(self.held_reason.as_deref()) {
+            return None;
+        }
+        // By the device's numbers: a report of an earlier step may have come late.
+        let mut reports: Vec<_> = steps.into_iter().filter(|step| step.report_seq.is_some()).collect();
+        reports.sort_by_key(|step| step.report_seq);
+        let held = |step: &&&Step| step.status == CommandState::Held && is_unknown(step.detail.as_deref());
+        reports.iter().rev().take_while(held).map(|step| step.at).min()
+    }
+}
+
 /// The JSON shape of a command.
 #[derive(Debug, Clone, Copy)]
 pub struct CommandView<'a> {

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod command;
+pub mod command_outlook;
 pub mod command_request;
 pub mod desired;
 pub mod device;

@@ -68,6 +68,12 @@ pub struct Latest {
     pub ip_address: Option<String>,
     /// Commands that have not ended.
     pub pending_commands: i64,
+    /// Why the first of them, by priority and age, that waits does so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_reason: Option<String>,
+    /// The show lock that stands, or the next to come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub show_lock: Option<ShowLock>,
     /// Alerts that nobody has dealt with.
     pub active_alerts: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,4 +84,19 @@ pub struct Latest {
     pub live: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outbox_depth: Option<i64>,
+}
+
+/// Nothing disruptive runs on the device in this time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs)] // as in docs/api.md
+pub struct ShowLock {
+    #[serde(with = "time")]
+    pub from: i64,
+    #[serde(with = "time")]
+    pub until: i64,
+    pub reason: String,
+    pub by: String,
+    /// The tag that it was made for; absent: it was made for the device itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
 }

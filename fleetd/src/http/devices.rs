@@ -73,6 +73,7 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
         text: query.text("q"),
         sort,
         descending,
+        now_ms: request.app.clock.now_ms(),
         offset: page.offset(),
         limit: page.limit(),
     };

@@ -68,6 +68,15 @@ impl Query {
         }
     }
 
+    /// Takes `true` or `false`; false if it is not given.
+    pub(super) fn flag(&mut self, name: &str) -> Result<bool, Problem> {
+        match self.text(name).as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Problem::bad_request(format!("{name}: true or false is expected"))),
+        }
+    }
+
     /// Takes an RFC 3339 time, in ms since 1970.
     pub(super) fn time(&mut self, name: &str) -> Result<Option<i64>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
@@ -88,10 +97,15 @@ impl Query {
 
     /// Takes `sort`: one of `keys`, turned round with a `-` before it.
     pub(super) fn sort<T: Copy>(&mut self, keys: &[(&str, T)], default: T) -> Result<(T, bool), Problem> {
-        let Some(text) = self.text("sort") else { return Ok((default, false)) };
+        Ok(self.sort_given(keys)?.unwrap_or((default, false)))
+    }
+
+    /// Takes `sort` as [`Query::sort`] does, if it is given.
+    pub(super) fn sort_given<T: Copy>(&mut self, keys: &[(&str, T)]) -> Result<Option<(T, bool)>, Problem> {
+        let Some(text) = self.text("sort") else { return Ok(None) };
         let (name, descending) = text.strip_prefix('-').map_or((text.as_str(), false), |name| (name, true));
         match keys.iter().find(|(key, _)| *key == name) {
-            Some((_, key)) => Ok((*key, descending)),
+            Some((_, key)) => Ok(Some((*key, descending))),
             None => {
                 let names: Vec<_> = keys.iter().map(|(key, _)| *key).collect();
                 Err(Problem::bad_request(format!("sort: one of {} is expected", names.join(", "))))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
@@ -178,9 +178,20 @@ impl Request {
             ));
         }
         let bytes = self.bytes(limit).await?;
-        serde_json::from_slice(&bytes).map_err(|e| {
+        // Some editors put a byte order mark before the text.
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        serde_json::from_slice(text).map_err(|e| {
             Problem::bad_request(format!("the body is not JSON (line {}, column {})", e.line(), e.column()))
         })
+    }
+
+    /// Reads a JSON body, for routes where it may be left out: nothing stands for an empty object.
+    pub(super) async fn json_or_nothing(&mut self, limit: usize) -> Result<Value, Problem> {
+        let nothing = self.headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0");
+        if nothing && !self.headers.contains_key(CONTENT_TYPE) && !self.headers.contains_key(TRANSFER_ENCODING) {
+            return Ok(Value::Object(serde_json::Map::new()));
+        }
+        self.json(limit).await
     }
 
     /// Reads a JSON object, to be taken apart field by field.

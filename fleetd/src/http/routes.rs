@@ -8,7 +8,7 @@ use warp::reply::Response;
 
 use super::table::Access::{Handler, Needs, Open};
 use super::table::Table;
-use super::{auth, connect, dashboard, devices, history, show_locks, system};
+use super::{auth, commands, connect, dashboard, devices, history, show_locks, system};
 use crate::app::AppState;
 use crate::auth::policy::Action;
 
@@ -48,7 +48,17 @@ fn table() -> Table {
         .row(M::GET,    "/api/v1/devices/{id}/heartbeats", Needs(Action::ReadHistory), history::heartbeats)
         .row(M::GET,    "/api/v1/devices/{id}/metrics",    Needs(Action::ReadHistory), history::metrics)
         .row(M::GET,    "/api/v1/devices/{id}/records",    Needs(Action::ReadHistory), history::records)
+        // Commands.
+        .row(M::POST,   "/api/v1/devices/{id}/commands", Needs(Action::CreateCommand),      commands::create_for_device)
+        .row(M::GET,    "/api/v1/devices/{id}/commands", Needs(Action::ReadDeviceCommands), commands::list_of_device)
+        .row(M::POST,   "/api/v1/devices/{id}/restart",  Needs(Action::CreateCommand),      commands::restart)
+        .row(M::POST,   "/api/v1/devices/{id}/update",   Needs(Action::CreateUpdate),       commands::update)
         .alias(UNVERSIONED.0, UNVERSIONED.1)
+        .row(M::POST,   "/api/v1/commands",               Needs(Action::CreateCommand),   commands::create)
+        .row(M::GET,    "/api/v1/commands",               Needs(Action::ReadCommands),    commands::list)
+        .row(M::GET,    "/api/v1/commands/{id}",          Needs(Action::ReadCommands),    commands::get)
+        .row(M::POST,   "/api/v1/commands/{id}/cancel",   Needs(Action::CancelCommand),   commands::cancel)
+        .row(M::POST,   "/api/v1/commands/{id}/override", Needs(Action::OverrideUnknown), commands::override_show)
         // The server itself.
         .row(M::GET,    "/health",  Open, system::health)
         .row(M::GET,    "/ready",   Open, system::ready)

@@ -242,7 +242,13 @@ async fn run(mut request: Request, access: Access, handler: Handler) -> Response
     if let Some(action) = access.audit_name().filter(|_| problem.is_refusal())
         && app.auth.may_note_refusal(address, &context.actor.to_string())
     {
-        let kind = if action.starts_with("device.") { "device" } else { "user" };
+        let kind = match action {
+            // The path has the device's id, if it has one.
+            "command.create" => "device",
+            _ if action.starts_with("command.") => "command",
+            _ if action.starts_with("device.") => "device",
+            _ => "user",
+        };
         let entry = AuditEntry {
             org_id: org.as_ref().or(problem.org()),
             at: app.clock.now_ms(),

@@ -72,7 +72,8 @@ async fn step(
         let Some(names) = views::names(&app.store, device_id).await? else { continue };
         let name = (names.org.clone(), names.device.clone());
         let topic = Topic::View { org: names.org, device: names.device };
-        let payload = match summaries::one(&app.store, &OrgId::new(names.org_id), device_id).await? {
+        let now_ms = app.clock.now_ms();
+        let payload = match summaries::one(&app.store, &OrgId::new(names.org_id), device_id, now_ms).await? {
             Some(summary) => {
                 if let Some(ack) = ingest.target_is(&name, summary.target_version.as_deref()).await {
                     acknowledge(publisher, name, &ack).await;

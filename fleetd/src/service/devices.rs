@@ -219,7 +219,7 @@ async fn commit(
 }
 
 async fn summary(app: &AppState, org: &OrgRef, id: &str) -> Result<DeviceSummary, Error> {
-    summaries::one(&app.store, &org.id, id).await?.ok_or_else(|| unknown(id))
+    summaries::one(&app.store, &org.id, id, app.clock.now_ms()).await?.ok_or_else(|| unknown(id))
 }
 
 fn authorise(caller: &Caller, action: Action, device: Option<&str>) -> Result<(), Error> {

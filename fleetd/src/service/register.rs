@@ -197,7 +197,7 @@ async fn attempt(
     let decision = decide(registrar(key, now_ms), existing, registration.token);
     let row = match (decision, device) {
         (Decision::Repeat, Some(device)) => {
-            let registered = answer(store, org, &device.id, None).await?;
+            let registered = answer(store, org, &device.id, None, now_ms).await?;
             return Ok(Some(Outcome { registered, changed: None, replaced: false }));
         }
         (Decision::Create, _) => {
@@ -274,7 +274,7 @@ async fn attempt(
         Err(StoreError::Conflict { .. } | StoreError::Unique { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     }
-    let registered = answer(store, org, row_id, made.map(|made| made.text)).await?;
+    let registered = answer(store, org, row_id, made.map(|made| made.text), now_ms).await?;
     let replaced = matches!(row, NewOrKnown::Known(_));
     Ok(Some(Outcome { registered, changed: Some(row_id.clone()), replaced }))
 }
@@ -309,8 +309,9 @@ async fn answer(
     org: &OrgRef,
     row: &DeviceRowId,
     token: Option<Secret>,
+    now_ms: i64,
 ) -> Result<Registered, Error> {
-    let summary = summaries::one(store, &org.id, row.as_str())
+    let summary = summaries::one(store, &org.id, row.as_str(), now_ms)
         .await?
         .ok_or_else(|| Error::Conflict("the device was decommissioned at the same moment".to_owned()))?;
     Ok(Registered { org: org.clone(), device_id: summary.device_id, token, status: summary.status })

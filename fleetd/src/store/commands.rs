@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use protocol::command::standing::Standing;
+use protocol::command::{CommandState, CommandType};
 use protocol::id::StateId;
 
 use super::{Row, Statement, Store, StoreError, Value, parse_column};
@@ -325,4 +326,160 @@ pub async fn rotating(store: &Store, org: &OrgId) -> Result<HashSet<DeviceRowId>
     );
     let rows = store.query(sql, values![org.as_str()]).await?;
     rows.iter().map(|row| row.text("device_id").map(DeviceRowId::new)).collect()
+}
+
+/// How many commands of a device have not ended.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn open_count(store: &Store, device: &DeviceRowId) -> Result<i64, StoreError> {
+    let sql = format!("SELECT count(*) AS open FROM commands WHERE device_id = ?1 AND status IN {OPEN}");
+    store.query_one(sql, values![device.as_str()]).await?.map_or(Ok(0), |row| row.int("open"))
+}
+
+/// What a list of commands can be sorted by. Ties are broken by age and id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SortKey {
+    /// When it was created.
+    CreatedAt,
+    /// When it expires.
+    ExpiresAt,
+    /// When it ended; commands that have not come last.
+    CompletedAt,
+    /// The most urgent first.
+    Priority,
+    /// The state, by its text.
+    Status,
+    /// The type, by its text.
+    Type,
+    /// The device's readable id.
+    Device,
+}
+
+impl SortKey {
+    /// Every key with its name in the API.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("created_at", Self::CreatedAt),
+        ("expires_at", Self::ExpiresAt),
+        ("completed_at", Self::CompletedAt),
+        ("priority", Self::Priority),
+        ("status", Self::Status),
+        ("type", Self::Type),
+        ("device", Self::Device),
+    ];
+
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::CreatedAt => "c.created_at",
+            Self::ExpiresAt => "c.expires_at",
+            Self::CompletedAt => "c.completed_at",
+            Self::Priority => "c.priority",
+            Self::Status => "c.status",
+            Self::Type => "c.type",
+            Self::Device => "d.device_id",
+        }
+    }
+}
+
+/// Which states a list shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusFilter {
+    /// One.
+    Is(CommandState),
+    /// Every one that is no end.
+    Open,
+}
+
+impl std::str::FromStr for StatusFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "open" => Ok(Self::Open),
+            text => text.parse().map(Self::Is).map_err(|why| format!("{why}, or open")),
+        }
+    }
+}
+
+/// Which commands, in which order, which page.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// Only those that stand so.
+    pub status: Option<StatusFilter>,
+    /// Only those of this type.
+    pub kind: Option<CommandType>,
+    /// Only those of this device.
+    pub device: Option<DeviceRowId>,
+    /// The order.
+    pub sort: SortKey,
+    /// The order turned round.
+    pub descending: bool,
+    /// How many to skip.
+    pub offset: i64,
+    /// How many at most.
+    pub limit: i64,
+}
+
+/// The commands of an organisation, one page of them, and how many there are in all.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn list(
+    store: &Store,
+    org: &OrgId,
+    selection: &Selection,
+) -> Result<(Vec<Command>, i64), StoreError> {
+    let mut params = values![org.as_str()];
+    let mut conditions = String::from("c.org_id = ?1");
+    match selection.status {
+        Some(StatusFilter::Open) => conditions.push_str(&format!(" AND c.status IN {OPEN}")),
+        Some(StatusFilter::Is(state)) => {
+            params.push(state.as_str().into());
+            conditions.push_str(&format!(" AND c.status = ?{}", params.len()));
+        }
+        None => {}
+    }
+    if let Some(kind) = selection.kind {
+        params.push(kind.as_str().into());
+        conditions.push_str(&format!(" AND c.type = ?{}", params.len()));
+    }
+    if let Some(device) = &selection.device {
+        params.push(device.as_str().into());
+        conditions.push_str(&format!(" AND c.device_id = ?{}", params.len()));
+    }
+    let total = store
+        .query_one(format!("SELECT count(*) AS total {FROM} WHERE {conditions}"), params.clone())
+        .await?
+        .map_or(Ok(0), |row| row.int("total"))?;
+    let key = selection.sort.sql();
+    let direction = if selection.descending { "DESC" } else { "ASC" };
+    params.extend([selection.limit.into(), selection.offset.into()]);
+    let (limit, offset) = (params.len() - 1, params.len());
+    let page = format!(
+        "{conditions} ORDER BY CASE WHEN {key} IS NULL THEN 1 ELSE 0 END, {key} {direction}, \
+         c.created_at {direction}, c.id {direction} LIMIT ?{limit} OFFSET ?{offset}"
+    );
+    Ok((select(store, &page, params).await?, total))
+}
+
+/// The history of a command, from its first step on, each with the revision that it made.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn steps(store: &Store, org: &OrgId, id: &str) -> Result<Vec<(i64, Step)>, StoreError> {
+    let sql = "SELECT revision, status, at, device_at, report_seq, detail FROM command_history \
+               WHERE org_id = ?1 AND command_id = ?2 ORDER BY revision";
+    let rows = store.query(sql, values![org.as_str(), id]).await?;
+    let read = |row: &Row| {
+        let report_seq = row.opt_int("report_seq")?.and_then(|number| u32::try_from(number).ok());
+        let step = Step {
+            status: parse_column(row, "status")?,
+            at: row.int("at")?,
+            device_at: row.opt_int("device_at")?,
+            report_seq,
+            detail: row.opt_text("detail")?,
+        };
+        Ok((row.int("revision")?, step))
+    };
+    rows.iter().map(read).collect()
 }

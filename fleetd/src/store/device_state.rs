@@ -256,3 +256,12 @@ pub async fn get(store: &Store, device_id: &str) -> Result<DeviceState, StoreErr
     let row = store.query_one(sql, values![device_id]).await?;
     row.as_ref().map_or_else(|| Ok(DeviceState::default()), DeviceState::from_row)
 }
+
+/// The last birth of a device; `None` if it has never given birth.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn birth(store: &Store, device_id: &str) -> Result<Option<Birth>, StoreError> {
+    let sql = "SELECT birth FROM device_state WHERE device_id = ?1";
+    store.query_one(sql, values![device_id]).await?.map_or(Ok(None), |row| row.opt_json("birth"))
+}

@@ -1,13 +1,33 @@
 //! Devices as the API shows them: `devices` joined with `device_state`.
 
 use super::device_state::{DeviceState, STATE_COLUMNS};
+use super::targets::LOCK_OF_DEVICE;
 use super::{Row, Store, StoreError, Value, parse_column};
 use crate::domain::device::{DeviceRowId, DeviceStatus};
 use crate::domain::org::OrgId;
-use crate::domain::summary::{DeviceSummary, Latest};
+use crate::domain::summary::{DeviceSummary, Latest, ShowLock};
 use crate::values;
 
 const FROM: &str = "FROM devices d LEFT JOIN device_state s ON s.device_id = d.id";
+
+/// The show lock (table `k`) that stands at the time `?{now}` and lasts longest, or else the next to come.
+fn from_with_lock(now: usize) -> String {
+    let stands = format!("l.starts_at <= ?{now}");
+    format!(
+        "{FROM} LEFT JOIN show_locks k ON k.id = (SELECT l.id FROM show_locks l WHERE {LOCK_OF_DEVICE} \
+         AND l.ends_at > ?{now} ORDER BY CASE WHEN {stands} THEN 0 ELSE 1 END, \
+         CASE WHEN {stands} THEN -l.ends_at ELSE l.starts_at END, l.id LIMIT 1)"
+    )
+}
+
+/// What commands and locks add to a device.
+const MORE: &str = "k.starts_at AS lock_from, k.ends_at AS lock_until, k.reason AS lock_reason, \
+     k.created_by AS lock_by, k.tag AS lock_tag, \
+     (SELECT count(*) FROM commands c WHERE c.device_id = d.id \
+     AND c.status IN ('pending', 'sent', 'acked', 'held', 'running')) AS pending_commands, \
+     (SELECT c.held_reason FROM commands c WHERE c.device_id = d.id \
+     AND c.status IN ('pending', 'sent', 'acked', 'held', 'running') AND c.held_reason IS NOT NULL \
+     ORDER BY c.priority, c.created_at, c.id LIMIT 1) AS held_reason";
 
 /// The status, as far as the database knows it; the first that applies.
 const STATUS: &str = "CASE WHEN d.approval = 'awaiting' THEN 'awaiting_approval' WHEN d.maintenance = 1 THEN 'maintenance' \
@@ -78,6 +98,8 @@ pub struct Selection {
     pub sort: SortKey,
     /// The order turned round.
     pub descending: bool,
+    /// The time, ms since 1970: which show locks stand.
+    pub now_ms: i64,
     /// How many to skip.
     pub offset: i64,
     /// How many at most.
@@ -125,10 +147,11 @@ pub async fn list(
         .map_or(Ok(0), |row| row.int("total"))?;
     let key = selection.sort.sql();
     let direction = if selection.descending { "DESC" } else { "ASC" };
-    params.extend([selection.limit.into(), selection.offset.into()]);
-    let (limit, offset) = (params.len() - 1, params.len());
+    params.extend([selection.now_ms.into(), selection.limit.into(), selection.offset.into()]);
+    let (now, limit, offset) = (params.len() - 2, params.len() - 1, params.len());
+    let from = from_with_lock(now);
     let sql = format!(
-        "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS} {FROM} WHERE {conditions} \
+        "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS}, {MORE} {from} WHERE {conditions} \
          ORDER BY CASE WHEN {key} IS NULL THEN 1 ELSE 0 END, {key} {direction}, d.device_id {direction} \
          LIMIT ?{limit} OFFSET ?{offset}"
     );
@@ -136,17 +159,23 @@ pub async fn list(
     Ok((rows.iter().map(read).collect::<Result<_, _>>()?, total))
 }
 
-/// One device in service, by its readable id or its row's.
+/// One device in service, by its readable id or its row's, as it is at `now_ms`.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn one(store: &Store, org: &OrgId, id: &str) -> Result<Option<DeviceSummary>, StoreError> {
+pub async fn one(
+    store: &Store,
+    org: &OrgId,
+    id: &str,
+    now_ms: i64,
+) -> Result<Option<DeviceSummary>, StoreError> {
+    let from = from_with_lock(3);
     let sql = format!(
-        "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS} {FROM} \
+        "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS}, {MORE} {from} \
          WHERE d.org_id = ?1 AND (d.device_id = ?2 OR d.id = ?2) AND d.decommissioned_at IS NULL \
          ORDER BY CASE WHEN d.device_id = ?2 THEN 0 ELSE 1 END LIMIT 1"
     );
-    store.query_one(sql, values![org.as_str(), id]).await?.map(|row| read(&row)).transpose()
+    store.query_one(sql, values![org.as_str(), id, now_ms]).await?.map(|row| read(&row)).transpose()
 }
 
 /// How many devices have each status, over all organisations; for the metrics.
@@ -172,6 +201,17 @@ fn like_pattern(text: &str) -> String {
     }
     pattern.push('%');
     pattern
+}
+
+fn lock(row: &Row) -> Result<Option<ShowLock>, StoreError> {
+    let Some(from) = row.opt_int("lock_from")? else { return Ok(None) };
+    Ok(Some(ShowLock {
+        from,
+        until: row.int("lock_until")?,
+        reason: row.text("lock_reason")?,
+        by: row.text("lock_by")?,
+        tag: row.opt_text("lock_tag")?,
+    }))
 }
 
 fn read(row: &Row) -> Result<DeviceSummary, StoreError> {
@@ -207,8 +247,10 @@ fn read(row: &Row) -> Result<DeviceSummary, StoreError> {
             mixer_active: state.mixer_active,
             uptime_seconds: state.uptime_seconds,
             ip_address: state.ip_address,
-            // Nothing makes commands or alerts yet: none are open.
-            pending_commands: 0,
+            pending_commands: row.int("pending_commands")?,
+            held_reason: row.opt_text("held_reason")?,
+            show_lock: lock(row)?,
+            // Nothing makes alerts yet: none are open.
             active_alerts: 0,
             transport: state.transport,
             agent_version: state.agent_version,

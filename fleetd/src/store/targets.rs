@@ -1,8 +1,10 @@
 //! The devices that a request names.
 
 use protocol::id::DeviceId;
+use protocol::message::Birth;
 
 use super::{Row, Store, StoreError, Value, parse_column};
+use crate::domain::command_outlook::Situation;
 use crate::domain::command_request::Target;
 use crate::domain::device::DeviceRowId;
 use crate::domain::org::OrgId;
@@ -19,7 +21,7 @@ pub struct Addressed {
 
 /// The condition on the table `d` that picks what `target` names, with its parameters (`?1` is the organisation), and
 /// how the answer ends; `limit` is a number.
-pub(super) fn condition(org: &OrgId, target: &Target, limit: usize) -> (String, Vec<Value>) {
+fn condition(org: &OrgId, target: &Target, limit: usize) -> (String, Vec<Value>) {
     const IN_SERVICE: &str = "d.org_id = ?1 AND d.decommissioned_at IS NULL";
     match target {
         // A readable id wins over a row's.
@@ -57,6 +59,51 @@ pub async fn find(
     rows.iter().map(read).collect()
 }
 
-pub(super) fn read(row: &Row) -> Result<Addressed, StoreError> {
+fn read(row: &Row) -> Result<Addressed, StoreError> {
     Ok(Addressed { id: DeviceRowId::new(row.text("id")?), device: parse_column(row, "device_id")? })
+}
+
+/// A show lock (table `l`) that is meant for the device `d`: its own, or one of its tags'.
+pub(super) const LOCK_OF_DEVICE: &str = "l.org_id = d.org_id AND (l.device_id = d.id \
+     OR l.tag IN (SELECT t.tag FROM device_tags t WHERE t.device_id = d.id))";
+
+/// The devices that `target` names, at most `limit`, and how each stands at `now_ms`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn situations(
+    store: &Store,
+    org: &OrgId,
+    target: &Target,
+    limit: usize,
+    now_ms: i64,
+) -> Result<Vec<(Addressed, Situation)>, StoreError> {
+    let (condition, mut params) = condition(org, target, limit);
+    params.push(now_ms.into());
+    let now = params.len();
+    let sql = format!(
+        "SELECT d.id, d.device_id, d.approval, s.online, s.live, s.birth, \
+         EXISTS (SELECT 1 FROM show_locks l WHERE {LOCK_OF_DEVICE} AND l.starts_at <= ?{now} AND l.ends_at > ?{now}) \
+         AS locked, \
+         EXISTS (SELECT 1 FROM devices p LEFT JOIN device_state ps ON ps.device_id = p.id WHERE p.org_id = d.org_id \
+         AND p.redundancy_group = d.redundancy_group AND p.id <> d.id AND p.decommissioned_at IS NULL \
+         AND coalesce(ps.online, 0) = 0) AS partner_away, \
+         EXISTS (SELECT 1 FROM redundancy_leases r WHERE r.org_id = d.org_id AND r.name = d.redundancy_group \
+         AND r.device_id <> d.id) AS lease_taken \
+         FROM devices d LEFT JOIN device_state s ON s.device_id = d.id WHERE {condition}"
+    );
+    let rows = store.query(sql, params).await?;
+    let situation = |row: &Row| {
+        let birth: Option<Birth> = row.opt_json("birth")?;
+        Ok(Situation {
+            approved: row.text("approval")? == "approved",
+            online: row.opt_bool("online")?.unwrap_or(false),
+            live: row.opt_bool("live")?,
+            command_types: birth.map(|birth| birth.command_types),
+            locked: row.bool("locked")?,
+            partner_away: row.bool("partner_away")?,
+            lease_taken: row.bool("lease_taken")?,
+        })
+    };
+    rows.iter().map(|row| Ok((read(row)?, situation(row)?))).collect()
 }

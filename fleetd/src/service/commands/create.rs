@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use protocol::command::CommandType;
 use protocol::failpoint::reached;
 use serde_json::json;
@@ -116,7 +116,7 @@ async fn create_all(
     {
         return Err(Error::Invalid(vec![wrong.clone()]));
     }
-    let work = making.devices.iter().map(|device| making.one(device));
+    let work: Vec<_> = making.devices.iter().map(|device| making.one(device).boxed()).collect();
     let answers: Vec<Answer> = stream::iter(work).buffered(AT_ONCE).collect().await;
     Ok(answers)
 }

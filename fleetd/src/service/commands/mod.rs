@@ -1,6 +1,9 @@
 //! What people do with commands: create, look, cancel, override. Over HTTP and over MQTT alike.
 
+mod change;
 mod create;
+mod dry_run;
+mod read;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +19,10 @@ use crate::domain::audit::{AuditContext, AuditEntry, AuditOutcome, Resource};
 use crate::domain::command::Command;
 use crate::store::audit;
 
+pub use change::{cancel, override_show};
 pub use create::{Answer, OPEN_PER_DEVICE_MAX, OPEN_PER_ORG_MAX, TARGETS_MAX, create};
+pub use dry_run::{Outlook, dry_run};
+pub use read::{WithHistory, device, get, list};
 
 /// The path that a request came over.
 #[derive(Debug, Clone, Copy)]
