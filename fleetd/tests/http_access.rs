@@ -54,6 +54,15 @@ const ROUTES: &[(&str, &str, [May; 5])] = &[
     ("GET", "/api/v1/show-locks/{tag}", [N, Y, Y, Y, N]),
     ("PUT", "/api/v1/show-locks/{tag}", [N, N, Y, Y, N]),
     ("DELETE", "/api/v1/show-locks/{tag}", [N, N, Y, Y, N]),
+    ("POST", "/api/v1/devices/{id}/commands", [N, N, Y, Y, N]),
+    ("GET", "/api/v1/devices/{id}/commands", [N, Y, Y, Y, N]),
+    ("POST", "/api/v1/devices/{id}/restart", [N, N, Y, Y, N]),
+    ("POST", "/api/v1/devices/{id}/update", [N, N, N, Y, N]),
+    ("POST", "/api/v1/commands", [N, N, Y, Y, N]),
+    ("GET", "/api/v1/commands", [N, Y, Y, Y, N]),
+    ("GET", "/api/v1/commands/{id}", [N, Y, Y, Y, N]),
+    ("POST", "/api/v1/commands/{id}/cancel", [N, N, Y, Y, N]),
+    ("POST", "/api/v1/commands/{id}/override", [N, N, Y, Y, N]),
 ];
 const OPEN: &[(&str, &str)] = &[
     ("POST", "/api/v1/auth/login"),

@@ -49,7 +49,9 @@ impl Situation {
                 Some(false) => {}
                 Some(true) => return Some("live: a show is on".to_owned()),
                 None => {
-                    return Some(format!("{APP_STATUS_UNKNOWN}: the device cannot tell whether a show is on"));
+                    return Some(format!(
+                        "{APP_STATUS_UNKNOWN}: the device cannot tell whether a show is on"
+                    ));
                 }
             }
         }

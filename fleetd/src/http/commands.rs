@@ -52,8 +52,7 @@ pub(super) async fn create(mut request: Request) -> Result<Response, Problem> {
         return json(StatusCode::OK, &json!({"items": items}));
     }
     let alone = matches!(wanted.to, Target::Device(_));
-    let mut answers =
-        service::create(&request.app, caller, wanted, Via::Http, &request.context).await?;
+    let mut answers = service::create(&request.app, caller, wanted, Via::Http, &request.context).await?;
     // Refused for the only device that was named: the request as a whole is.
     if alone && answers.first().is_some_and(|answer| answer.result.is_err()) {
         let answer = answers.swap_remove(0);

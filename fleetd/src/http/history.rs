@@ -41,13 +41,9 @@ pub(super) async fn heartbeat(mut request: Request) -> Result<Response, Problem>
             HeartbeatError::Store(error) => error.into(),
         },
     )?;
-    let summary = summaries::one(
-        &request.app.store,
-        &device.org.id,
-        device.row.as_str(),
-        request.app.clock.now_ms(),
-    )
-    .await?;
+    let summary =
+        summaries::one(&request.app.store, &device.org.id, device.row.as_str(), request.app.clock.now_ms())
+            .await?;
     json(
         StatusCode::OK,
         &json!({

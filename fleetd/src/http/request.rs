@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
@@ -169,29 +169,31 @@ impl Request {
 
     /// Reads a JSON body.
     pub(super) async fn json(&mut self, limit: usize) -> Result<Value, Problem> {
-        let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let essence = content_type.map(|text| text.split(';').next().unwrap_or_default().trim());
-        if !essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "the body must be JSON, with Content-Type: application/json",
-            ));
-        }
-        let bytes = self.bytes(limit).await?;
-        // Some editors put a byte order mark before the text.
-        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-        serde_json::from_slice(text).map_err(|e| {
-            Problem::bad_request(format!("the body is not JSON (line {}, column {})", e.line(), e.column()))
-        })
+        self.check_json()?;
+        parse_json(&self.bytes(limit).await?)
     }
 
-    /// Reads a JSON body, for routes where it may be left out: nothing stands for an empty object.
+    /// Reads a JSON body that may be left out: nothing stands for an empty object.
     pub(super) async fn json_or_nothing(&mut self, limit: usize) -> Result<Value, Problem> {
-        let nothing = self.headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0");
-        if nothing && !self.headers.contains_key(CONTENT_TYPE) && !self.headers.contains_key(TRANSFER_ENCODING) {
+        let is_json = self.check_json();
+        let bytes = self.bytes(limit).await?;
+        if bytes.is_empty() {
             return Ok(Value::Object(serde_json::Map::new()));
         }
-        self.json(limit).await
+        is_json?;
+        parse_json(&bytes)
+    }
+
+    fn check_json(&self) -> Result<(), Problem> {
+        let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let essence = content_type.map(|text| text.split(';').next().unwrap_or_default().trim());
+        if essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
+            return Ok(());
+        }
+        Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body must be JSON, with Content-Type: application/json",
+        ))
     }
 
     /// Reads a JSON object, to be taken apart field by field.
@@ -221,6 +223,14 @@ impl Request {
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']' | '_');
         (!host.is_empty() && host.len() <= 255 && host.chars().all(good)).then_some(host)
     }
+}
+
+fn parse_json(bytes: &[u8]) -> Result<Value, Problem> {
+    // Some editors put a byte order mark before the text.
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    serde_json::from_slice(text).map_err(|e| {
+        Problem::bad_request(format!("the body is not JSON (line {}, column {})", e.line(), e.column()))
+    })
 }
 
 /// All values of a header that may come several times, as one.

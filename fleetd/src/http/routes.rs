@@ -50,7 +50,7 @@ fn table() -> Table {
         .row(M::GET,    "/api/v1/devices/{id}/records",    Needs(Action::ReadHistory), history::records)
         // Commands.
         .row(M::POST,   "/api/v1/devices/{id}/commands", Needs(Action::CreateCommand),      commands::create_for_device)
-        .row(M::GET,    "/api/v1/devices/{id}/commands", Needs(Action::ReadDeviceCommands), commands::list_of_device)
+        .row(M::GET,    "/api/v1/devices/{id}/commands", Needs(Action::ReadCommands),       commands::list_of_device)
         .row(M::POST,   "/api/v1/devices/{id}/restart",  Needs(Action::CreateCommand),      commands::restart)
         .row(M::POST,   "/api/v1/devices/{id}/update",   Needs(Action::CreateUpdate),       commands::update)
         .alias(UNVERSIONED.0, UNVERSIONED.1)

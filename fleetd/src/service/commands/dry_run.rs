@@ -16,8 +16,8 @@ use crate::domain::command_outlook::Situation;
 use crate::domain::command_request::CreateRequest;
 use crate::domain::device::DeviceRowId;
 use crate::service::Error;
-use crate::store::targets::{self, Addressed};
 use crate::store::commands;
+use crate::store::targets::{self, Addressed};
 
 /// What the request would do to one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,7 +72,9 @@ pub async fn dry_run(
             return Some(format!("full: {}", full.reason()));
         }
         // Gone between the two looks.
-        let Some(situation) = situations.get(&device.id) else { return Some("gone: it was taken out".to_owned()) };
+        let Some(situation) = situations.get(&device.id) else {
+            return Some("gone: it was taken out".to_owned());
+        };
         situation.obstacle(request)
     };
     let outlook = |device: &Addressed| {
