@@ -6,6 +6,8 @@ pub use protocol::failpoint::reached;
 use protocol::command::CommandState;
 
 use crate::command::Write;
+use crate::config::FILE_FAILPOINTS;
+use crate::effect::rotation;
 
 /// A message on the command topic has come.
 pub const MESSAGE_CAME: &str = "agent.message.came";
@@ -82,6 +84,15 @@ macro_rules! journalled {
             DESIRED_CAME,
             DESIRED_BEFORE_COMMIT,
             DESIRED_AFTER_COMMIT,
+            // Every file that an effect replaces, and the steps of a new token.
+            FILE_FAILPOINTS[0],
+            FILE_FAILPOINTS[1],
+            FILE_FAILPOINTS[2],
+            FILE_FAILPOINTS[3],
+            rotation::FAILPOINTS[0],
+            rotation::FAILPOINTS[1],
+            rotation::FAILPOINTS[2],
+            rotation::FAILPOINTS[3],
         ];
     };
 }

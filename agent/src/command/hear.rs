@@ -99,7 +99,7 @@ impl Commands {
             return Err("meant for an earlier state of this device".to_owned());
         }
         let kind = match command.kind.parse::<CommandType>() {
-            Ok(CommandType::Update | CommandType::Bundle | CommandType::RotateToken) | Err(_) => {
+            Ok(CommandType::Update | CommandType::Bundle) | Err(_) => {
                 return Err("not supported by this agent version".to_owned());
             }
             Ok(kind) => kind,

@@ -8,6 +8,7 @@ use super::effects::{Done, Effects};
 use super::messages;
 use super::probe::{Probe, Seen};
 use super::report::Reporter;
+use super::rotation::Turn;
 use super::session::{Happened, Session, Stage, with_causes};
 use super::store::{Folder, StoreError};
 use super::{RunError, Stop};
@@ -51,6 +52,8 @@ pub(super) struct Agent {
     pub(super) next_look: Duration,
     /// The question whose answer a command waits for, right before its effect.
     pub(super) fresh_look: Option<u64>,
+    /// A change of the device's token that is under way.
+    pub(super) rotation: Option<Turn>,
     pub(super) probe: Probe,
     pub(super) origin: Instant,
     next_heartbeat: Duration,
@@ -95,6 +98,7 @@ impl Agent {
             commands_retry_at: Duration::ZERO,
             next_look: Duration::ZERO,
             fresh_look: None,
+            rotation: None,
             probe,
             origin: Instant::now(),
             next_heartbeat: FIRST_HEARTBEAT,
@@ -161,7 +165,8 @@ impl Agent {
         // Without a state there is nothing to connect with.
         let session = store.and_then(|_| self.session.wake_at());
         let watchdog = self.service.watchdog_interval().map(|interval| self.now() + interval);
-        let due = [uplink, folder, session, watchdog, self.commands_at()].into_iter().flatten();
+        let due =
+            [uplink, folder, session, watchdog, self.commands_at(), self.rotation_at()].into_iter().flatten();
         due.chain([self.next_heartbeat, self.report_at()]).min().unwrap_or(Duration::ZERO)
     }
 
@@ -194,6 +199,7 @@ impl Agent {
             // First this: it may find out that the state, and with it the journal, is an older copy.
             self.send().await;
             self.turn_commands().await;
+            self.turn_rotation().await;
             self.send().await;
         }
         self.report(self.now());
@@ -207,6 +213,7 @@ impl Agent {
                 self.trouble_is_over();
                 let open = self.folder.store.as_mut().map(|store| std::mem::take(&mut store.open_commands));
                 self.commands.load(open.unwrap_or_default());
+                self.find_rotation().await;
             }
             Err(error) => {
                 self.note_trouble(error);
@@ -244,6 +251,9 @@ impl Agent {
     }
 
     fn asked(&mut self, answer: Result<crate::connect::Endpoints, ConnectError>) {
+        if let Err(error) = &answer {
+            self.rotation_hears_of_server(error);
+        }
         if matches!(answer, Err(ConnectError::NotEnrolled)) {
             self.session.forget();
             self.read_config_again();
@@ -306,6 +316,7 @@ impl Agent {
     }
 
     fn link_down(&mut self, error: &LinkError) {
+        self.rotation_hears_of_link(error);
         if let Some(store) = &mut self.folder.store {
             store.uplink.disconnected();
         }

@@ -165,6 +165,7 @@ impl Agent {
                         self.commands.ended(&id, End::Failed { error, result: None });
                     }
                 }
+                Step::Probe(id) if self.resume_rotation(&id) => {}
                 Step::Probe(id) => {
                     let observed = self.commands.get(&id).and_then(|entry| entry.observed.as_deref());
                     let begun = match observed.map(Observed::from_text) {
@@ -197,8 +198,7 @@ impl Agent {
                 let changed_config =
                     self.commands.get(&id).is_some_and(|entry| entry.kind() == Some(CommandType::Config));
                 match outcome {
-                    // Rejected on arrival.
-                    Outcome::TokenMade(_) => {}
+                    Outcome::TokenMade(made) => self.token_made(made),
                     Outcome::Completed(result) => self.commands.ended(&id, End::Completed(Some(result))),
                     Outcome::Failed { error, result } => {
                         self.commands.ended(&id, End::Failed { error, result });
@@ -235,6 +235,10 @@ impl Agent {
     /// The open commands, for people.
     pub(super) fn open_commands(&mut self) -> Vec<OpenCommand> {
         self.with_facts(|commands, facts| commands.describe(facts)).unwrap_or_default()
+    }
+
+    pub(super) fn is_undelivered(&self, record_seq: u64) -> bool {
+        self.folder.store.as_ref().is_none_or(|store| store.uplink.outbox().is_undelivered(record_seq))
     }
 
     pub(super) fn moment(&self) -> Moment {

@@ -14,12 +14,13 @@ use crate::metrics::Metrics;
 /// Heartbeats name the inputs by their position in the birth, in one 64-bit number.
 pub(super) const MOST_INPUTS: usize = 64;
 /// What this agent can run.
-const COMMAND_TYPES: [CommandType; 5] = [
+const COMMAND_TYPES: [CommandType; 6] = [
     CommandType::Ping,
     CommandType::RestartService,
     CommandType::Reboot,
     CommandType::Config,
     CommandType::Custom,
+    CommandType::RotateToken,
 ];
 /// Most bytes of error texts in one heartbeat; its limit is 8 KiB.
 const ERRORS_MAX_BYTES: usize = 4 * 1024;

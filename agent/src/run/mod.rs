@@ -10,6 +10,7 @@ mod journal;
 mod messages;
 mod probe;
 mod report;
+mod rotation;
 mod say;
 mod session;
 mod store;

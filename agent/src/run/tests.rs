@@ -2,6 +2,7 @@
 //! folder.
 #![allow(clippy::unwrap_used)]
 
+mod commands;
 mod peer;
 mod scenarios;
 mod words;

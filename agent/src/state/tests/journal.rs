@@ -186,4 +186,6 @@ fn what_is_wanted_and_what_was_reported_survive_a_restart() {
 fn every_failpoint_has_a_name_of_its_own() {
     let names: std::collections::BTreeSet<&str> = failpoint::ALL.iter().copied().collect();
     assert_eq!(names.len(), failpoint::ALL.len());
+    let of_effects = crate::config::FILE_FAILPOINTS.iter().chain(&crate::effect::rotation::FAILPOINTS);
+    assert!(of_effects.clone().all(|name| names.contains(name)), "{of_effects:?}");
 }
