@@ -156,6 +156,16 @@ pub fn unless_repeated(command: &Command, since_ms: i64) -> Statement {
 const REPEATED: &str =
     "org_id = ?1 AND created_by_name = ?2 AND request_hash = ?3 AND created_at > ?4 AND reference IS NULL";
 
+/// Lets the transaction fail if the device has `most` commands that have not ended.
+#[must_use]
+pub fn unless_full(device: &DeviceRowId, most: i64) -> Statement {
+    let sql = format!(
+        "UPDATE commands SET revision = revision WHERE id = \
+         (SELECT id FROM commands WHERE device_id = ?1 AND status IN {OPEN} LIMIT 1 OFFSET ?2)"
+    );
+    Statement::new(sql, values![device.as_str(), most - 1]).expect_rows(0)
+}
+
 /// Lets the transaction fail while a change of the device's token is open: there is one at a time.
 #[must_use]
 pub fn unless_rotating(device: &DeviceRowId) -> Statement {

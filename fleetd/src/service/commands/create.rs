@@ -221,12 +221,8 @@ impl<'a> Making<'a> {
 
     /// Whether there is room for one more.
     pub(super) fn room(&self, device: &Addressed) -> Result<(), Error> {
-        let open = self.open.get(&device.id).copied().unwrap_or(0);
-        if open >= OPEN_PER_DEVICE_MAX {
-            return Err(Error::Conflict(format!(
-                "{} has {open} commands that have not ended, which is the most it may have; cancel some or wait",
-                device.device
-            )));
+        if self.open.get(&device.id).copied().unwrap_or(0) >= OPEN_PER_DEVICE_MAX {
+            return Err(full(device));
         }
         let more = i64::try_from(self.devices.len()).unwrap_or(i64::MAX);
         if self.open_in_all.saturating_add(more) > OPEN_PER_ORG_MAX {
@@ -257,15 +253,20 @@ impl<'a> Making<'a> {
                 Ok(_) => break,
                 Err(error) => error,
             };
-            // Somebody was faster: with the same request, or with another change of the token.
+            // Somebody was faster: with the same request, another change of the token, or the last free place.
             if !matches!(error, StoreError::Conflict { .. } | StoreError::Unique { .. }) {
                 return Err(error.into());
             }
             if let Some(known) = self.known_of(Some(&device.id)).await?.first() {
                 return self.same(known);
             }
-            if self.request.kind == CommandType::RotateToken {
+            if self.request.kind == CommandType::RotateToken
+                && commands::rotating(&self.app.store, &self.person.user.org.id).await?.contains(&device.id)
+            {
                 return Err(rotating(device));
+            }
+            if commands::open_count(&self.app.store, &device.id).await? >= OPEN_PER_DEVICE_MAX {
+                return Err(full(device));
             }
             if attempt == ATTEMPTS {
                 return Err(error.into());
@@ -310,7 +311,7 @@ impl<'a> Making<'a> {
 
     fn statements(&self, command: &Command) -> Vec<crate::store::Statement> {
         let order = &command.order;
-        let mut statements = Vec::new();
+        let mut statements = vec![commands::unless_full(&order.device_id, OPEN_PER_DEVICE_MAX)];
         if let Some(since) = self.repeated_since {
             statements.push(commands::unless_repeated(command, since));
         }
@@ -335,6 +336,13 @@ impl<'a> Making<'a> {
         }));
         statements
     }
+}
+
+fn full(device: &Addressed) -> Error {
+    Error::Conflict(format!(
+        "{} has {OPEN_PER_DEVICE_MAX} commands that have not ended, which is the most it may have; cancel some or wait",
+        device.device
+    ))
 }
 
 /// Another change of the token is open.

@@ -301,9 +301,15 @@ async fn a_flood_ends_at_the_bound_with_a_reason_and_other_devices_go_on() {
     assert!(why.contains("cam-1 has 1000 commands"), "{why}");
     let both = bench.create(&otto, json!({"to": "*", "type": "ping"})).await.unwrap();
     assert_eq!(both.iter().map(|answer| answer.result.is_ok()).collect::<Vec<_>>(), [false, true]);
-    // One that has ended makes room for one.
+    // One that has ended makes room for one, also when many come at once.
     bench.execute("UPDATE commands SET status = 'expired' WHERE id = 'c1'", vec![]).await;
-    bench.one(&otto, json!({"to": "cam-1", "type": "ping"})).await;
+    let calls = (0..20).map(|_| async {
+        let answers = bench.create(&otto, json!({"to": "cam-1", "type": "ping"})).await;
+        answers.unwrap().pop().unwrap().result.map_err(|error| error.reason())
+    });
+    let answers = futures_util::future::join_all(calls).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    assert!(answers.iter().filter_map(|answer| answer.as_ref().err()).all(|error| *error == why));
     assert_eq!(commands::open_count(&bench.app.store, &template.order.device_id).await.unwrap(), 1000);
 }
 
