@@ -67,6 +67,7 @@ fn every_link_of_the_documents_leads_somewhere() {
         "docs/api.md",
         "docs/broker.md",
         "docs/install-agent.md",
+        "docs/commands.md",
     ] {
         let text = read(document);
         let folder = root().join(document).parent().unwrap().to_owned();

@@ -28,7 +28,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 pub(crate) use output::Output;
-pub(crate) use processes::{MARK_VARIABLE, end_marked};
+pub(crate) use processes::{MARK_VARIABLE, end_marked, new_mark};
 
 use output::Capture;
 use processes::Family;

@@ -59,6 +59,12 @@ impl Family {
     }
 }
 
+/// A value of [`MARK_VARIABLE`] that nobody has had before.
+pub(crate) fn new_mark() -> String {
+    // Without random numbers it says less, and an interrupted command could end what another one has started.
+    format!("{:016x}", getrandom::u64().unwrap_or(0))
+}
+
 /// Kills every process that was started with this mark, and what is below it: for what an agent that is gone has left
 /// behind. Says how many there were.
 pub(crate) fn end_marked(mark: &str) -> usize {

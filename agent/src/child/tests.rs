@@ -3,8 +3,7 @@
 use super::*;
 
 fn limits(seconds: u64) -> Limits {
-    let mark = format!("{:016x}", getrandom::u64().unwrap());
-    Limits { time: Duration::from_secs(seconds), keep: 8192, with_stderr: true, mark: Some(mark) }
+    Limits { time: Duration::from_secs(seconds), keep: 8192, with_stderr: true, mark: Some(new_mark()) }
 }
 
 fn shell(text: &str) -> Command {

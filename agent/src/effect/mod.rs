@@ -89,7 +89,7 @@ pub enum Outcome {
 
 impl Outcome {
     fn failed(error: impl Into<String>) -> Self {
-        Self::Failed { error: error.into(), result: None }
+        Self::Failed { error: short(error.into()), result: None }
     }
 }
 
@@ -144,7 +144,11 @@ enum Effect {
 /// # Errors
 /// When the command cannot or may not run on this device.
 pub fn prepare(payload: Payload, config: &Config) -> Result<Prepared, Refusal> {
-    prepare_with(payload, config, Systemd::default())
+    prepare_with(payload, config, Systemd::default()).map_err(|refusal| match refusal {
+        Refusal::NotSupported => Refusal::NotSupported,
+        Refusal::NotAllowed(why) => Refusal::NotAllowed(short(why)),
+        Refusal::Invalid(why) => Refusal::Invalid(short(why)),
+    })
 }
 
 fn prepare_with(payload: Payload, config: &Config, systemd: Systemd) -> Result<Prepared, Refusal> {
@@ -200,7 +204,7 @@ impl Prepared {
         match (&self.0, &observed.0) {
             (Effect::Ping, _) => Outcome::Completed(ping::answer(&context.kernel)),
             (Effect::Restart(restart), Facts::RestartService(before)) => restart.run(before, timeout),
-            (Effect::Reboot(reboot), Facts::Reboot(_)) => reboot.run(timeout),
+            (Effect::Reboot(reboot), Facts::Reboot(before)) => reboot.run(before, timeout),
             (Effect::Script(script), Facts::Custom(before)) => script.run(before, timeout, context),
             (Effect::Change(change), Facts::Config(before)) => change.run(before),
             (Effect::Rotate(rotation), Facts::RotateToken(_)) => match rotation.make(&context.command_id) {
@@ -231,6 +235,18 @@ impl Observed {
             Facts::RotateToken(before) => rotation::probe(before),
         }
     }
+}
+
+/// Longest text for an operator, in characters: a broken file may have something wrong in each of its lines.
+const TEXT_MAX_CHARS: usize = 1000;
+
+/// As much of the text as a report has room for.
+fn short(mut text: String) -> String {
+    if let Some((at, _)) = text.char_indices().nth(TEXT_MAX_CHARS) {
+        text.truncate(at);
+        text.push('…');
+    }
+    text
 }
 
 /// The text of an error with those of its causes.

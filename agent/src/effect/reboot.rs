@@ -10,6 +10,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{Outcome, Probed};
+use crate::child;
 use crate::kernel::{self, Kernel};
 use crate::systemctl::{Systemd, SystemdError};
 
@@ -24,6 +25,8 @@ pub(super) struct Reboot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Before {
     boot_id: Uuid,
+    /// By this a `systemctl` of an agent that is gone is found.
+    mark: String,
 }
 
 impl Reboot {
@@ -37,13 +40,13 @@ impl Reboot {
 
     #[expect(clippy::unused_self, reason = "as the other effects")]
     pub(super) fn observe(&self, kernel: &Kernel) -> Before {
-        Before { boot_id: kernel.boot_id() }
+        Before { boot_id: kernel.boot_id(), mark: child::new_mark() }
     }
 
     /// Returns only if nothing comes of it: else this process is ended in the middle.
-    pub(super) fn run(&self, timeout: Duration) -> Outcome {
+    pub(super) fn run(&self, before: &Before, timeout: Duration) -> Outcome {
         let end = Instant::now() + timeout;
-        let asked = match self.systemd.reboot(timeout) {
+        let asked = match self.systemd.reboot(timeout, &before.mark) {
             Err(SystemdError::Absent(why)) => match by_the_kernel() {
                 Ok(never) => match never {},
                 Err(problem) => return Outcome::failed(format!("{why}; the kernel: {problem}")),
@@ -83,6 +86,8 @@ pub(super) fn probe(before: &Before, kernel: &Kernel, systemd: &Systemd) -> Prob
     if before.boot_id != kernel.boot_id() {
         return Probed::Done(json!({ "boot_id": kernel.boot_id(), "uptime_ms": kernel.boottime_ms() }));
     }
+    // It may be about to ask for the reboot just now.
+    child::end_marked(&before.mark);
     // A process that starts in the middle of a shutdown is a rare thing, but here it matters.
     match systemd.is_stopping() {
         Ok(true) => Probed::StillGoing,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{OWN_UNIT, Outcome, Probed, Refusal};
+use crate::child;
 use crate::config::{Config, UnitName};
 use crate::kernel::Kernel;
 use crate::systemctl::{Systemd, SystemdError, Unit};
@@ -30,6 +31,8 @@ pub(super) struct Restart {
 pub(super) struct Before {
     unit: String,
     boot_id: Uuid,
+    /// By this a `systemctl` of an agent that is gone is found.
+    mark: String,
     /// Absent if systemd could not be asked.
     active: Option<String>,
     invocation: Option<String>,
@@ -76,6 +79,7 @@ impl Restart {
         Before {
             unit: self.unit.clone(),
             boot_id: kernel.boot_id(),
+            mark: child::new_mark(),
             active: known.map(|unit| unit.active.clone()),
             invocation: known.and_then(|unit| unit.invocation.clone()),
             active_since_us: known.and_then(|unit| unit.active_since_us),
@@ -86,7 +90,7 @@ impl Restart {
         let name = &self.unit;
         let end = Instant::now() + timeout;
         // This process is ended by the restart of its own unit, and a `systemctl` that waits with it.
-        match self.systemd.restart(name, self.is_own(), timeout) {
+        match self.systemd.restart(name, self.is_own(), timeout, &before.mark) {
             Ok(()) => {}
             // The agent is being stopped, so that nobody can wait. Whoever starts next will see.
             Err(SystemdError::Interrupted) => thread::sleep(end.saturating_duration_since(Instant::now())),
@@ -157,6 +161,8 @@ pub(super) fn probe(before: &Before, kernel: &Kernel, systemd: &Systemd) -> Prob
     if before.boot_id != kernel.boot_id() {
         return Probed::Unknown(format!("the machine was rebooted while {name} was being restarted"));
     }
+    // It may be about to ask for the restart just now. One that has asked already is not needed any more.
+    child::end_marked(&before.mark);
     let unit = match systemd.unit(name) {
         Ok(unit) => unit,
         Err(problem) => return Probed::Unknown(format!("nobody tells how {name} is: {problem}")),
@@ -232,6 +238,7 @@ mod tests {
         Before {
             unit: "a.service".to_owned(),
             boot_id: Uuid::nil(),
+            mark: String::new(),
             active: Some(active.to_owned()),
             invocation: Some(invocation.to_owned()),
             active_since_us: Some(5),

@@ -101,9 +101,7 @@ impl Script {
     }
 
     pub(super) fn observe(&self) -> Before {
-        // Without random numbers the mark is not unique, and only a crash of the agent could show that.
-        let mark = format!("{:016x}", getrandom::u64().unwrap_or(0));
-        Before { script: self.path.to_string_lossy().into_owned(), mark }
+        Before { script: self.path.to_string_lossy().into_owned(), mark: child::new_mark() }
     }
 
     pub(super) fn run(&self, before: &Before, timeout: Duration, context: &EffectContext) -> Outcome {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Outcome, Probed, Refusal, with_causes};
+use super::{Outcome, Probed, Refusal, short, with_causes};
 use crate::config::{self, Config, Environment, FileError, Key, Readers};
 use crate::kernel;
 
@@ -124,7 +124,7 @@ pub fn apply_config(wanted: &BTreeMap<String, String>, config: &Config) -> BTree
                     .and_then(|()| changed(&file, &text, &one));
                 match result {
                     Ok(changed) => text = changed,
-                    Err(error) => drop(errors.insert(key.clone(), with_causes(&error))),
+                    Err(error) => drop(errors.insert(key.clone(), short(with_causes(&error)))),
                 }
             }
             Ok::<_, ChangeError>(text)
@@ -132,7 +132,7 @@ pub fn apply_config(wanted: &BTreeMap<String, String>, config: &Config) -> BTree
     });
     if let Err(error) = applied {
         // None of them is in the file.
-        let problem = with_causes(&error);
+        let problem = short(with_causes(&error));
         for key in wanted.keys() {
             errors.entry(key.clone()).or_insert_with(|| problem.clone());
         }

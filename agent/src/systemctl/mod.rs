@@ -118,27 +118,34 @@ impl Systemd {
     pub(crate) fn unit(&self, unit: &str) -> Result<Unit, SystemdError> {
         let properties = PROPERTIES.map(|name| format!("--property={name}"));
         let arguments = ["show"].into_iter().chain(properties.iter().map(String::as_str));
-        let answer = match self.systemctl(arguments.chain(["--", unit]), PATIENCE, false) {
+        let answer = match self.systemctl(arguments.chain(["--", unit]), PATIENCE, None) {
             None => bus::show(unit)?,
             Some(ended) => succeeded(ended?)?,
         };
         Ok(Unit::read(&answer))
     }
 
-    /// Restarts `unit`; returns when systemd has done so, or at once with `no_block`.
-    pub(crate) fn restart(&self, unit: &str, no_block: bool, limit: Duration) -> Result<(), SystemdError> {
+    /// Restarts `unit`; returns when systemd has done so, or at once with `no_block`. By `mark` a `systemctl` is found
+    /// that outlives this process and would ask for it later.
+    pub(crate) fn restart(
+        &self,
+        unit: &str,
+        no_block: bool,
+        limit: Duration,
+        mark: &str,
+    ) -> Result<(), SystemdError> {
         let block = if no_block { &["--no-block"][..] } else { &[] };
         let arguments = ["--no-ask-password"].iter().chain(block).chain(&["restart", "--"]).copied();
-        match self.systemctl(arguments.chain([unit]), limit, true) {
+        match self.systemctl(arguments.chain([unit]), limit, Some(mark)) {
             // Whether it is done shows in the unit itself.
             None => bus::restart(unit),
             Some(ended) => succeeded(ended?).map(drop),
         }
     }
 
-    /// Asks for a reboot of the machine.
-    pub(crate) fn reboot(&self, limit: Duration) -> Result<(), SystemdError> {
-        match self.systemctl(["--no-ask-password", "reboot"], limit, true) {
+    /// Asks for a reboot of the machine; `mark` as for a restart.
+    pub(crate) fn reboot(&self, limit: Duration, mark: &str) -> Result<(), SystemdError> {
+        match self.systemctl(["--no-ask-password", "reboot"], limit, Some(mark)) {
             // A test that forgets its systemctl must not take the developer's machine down.
             None if kernel::is_a_tests() => {
                 Err(SystemdError::Absent("a test's machine is not rebooted".to_owned()))
@@ -150,7 +157,7 @@ impl Systemd {
 
     /// Whether the machine is going down.
     pub(crate) fn is_stopping(&self) -> Result<bool, SystemdError> {
-        let word = match self.systemctl(["is-system-running"], PATIENCE, false) {
+        let word = match self.systemctl(["is-system-running"], PATIENCE, None) {
             None => bus::system_state()?,
             // Its exit code says only whether all is well.
             Some(ended) => ended?.output.text,
@@ -158,12 +165,13 @@ impl Systemd {
         Ok(word.trim() == "stopping")
     }
 
-    /// Runs `systemctl`; `None` if there is none.
+    /// Runs `systemctl`; `None` if there is none. What it says on standard error counts for an order (with a mark), and
+    /// not for a question.
     fn systemctl<'a>(
         &self,
         arguments: impl IntoIterator<Item = &'a str>,
         time: Duration,
-        with_stderr: bool,
+        mark: Option<&str>,
     ) -> Option<Result<Ended, SystemdError>> {
         let mut command = Command::new("systemctl");
         command.args(arguments);
@@ -172,7 +180,8 @@ impl Systemd {
         }
         // Its words are shown to people who may not read the language of this machine.
         command.env("LC_ALL", "C").env("SYSTEMD_COLORS", "0");
-        match child::run(command, &Limits { time, keep: KEEP, with_stderr, mark: None }) {
+        let limits = Limits { time, keep: KEEP, with_stderr: mark.is_some(), mark: mark.map(str::to_owned) };
+        match child::run(command, &limits) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => Some(Err(SystemdError::Refused(format!("systemctl cannot be run: {error}")))),
             Ok(ended) if ended.timed_out => Some(Err(SystemdError::TimedOut(time))),

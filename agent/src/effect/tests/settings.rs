@@ -137,6 +137,18 @@ fn a_file_that_is_broken_already_is_not_made_worse() {
 }
 
 #[test]
+fn a_file_with_ten_thousand_mistakes_is_told_of_in_a_few_words() {
+    let device = Device::new();
+    let config = device.config();
+    fs::write(device.file(), "no assignment\n".repeat(10_000)).unwrap();
+    let payload = Payload::parse("config".parse().unwrap(), &json!({"changes": {"R58_DEBUG": "1"}})).unwrap();
+    let refusal = prepare(payload, &config).unwrap_err().to_string();
+    assert!(refusal.len() < 1100, "{}", refusal.len());
+    let errors = apply_config(&wanted(&[("R58_DEBUG", "1")]), &config);
+    assert!(errors["R58_DEBUG"].len() < 1100);
+}
+
+#[test]
 fn a_file_that_somebody_else_has_changed_since_is_not_guessed_at() {
     let device = Device::new();
     let observed =

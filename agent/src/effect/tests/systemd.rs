@@ -189,6 +189,32 @@ fn a_unit_that_systemd_is_at_is_looked_at_again() {
 }
 
 #[test]
+fn a_systemctl_that_outlives_the_agent_asks_for_nothing_after_the_probe() {
+    let systemd = FakeSystemd::with_units(&["r58-api.service"]);
+    // It takes its time before it asks.
+    let slow = systemd.file("slow");
+    fs::rename(systemd.file("systemctl"), &slow).unwrap();
+    script(
+        &systemd.file("systemctl"),
+        "#!/bin/sh\nhere=$(dirname \"$0\")\ncase $* in *restart*) touch \"$here/started\"; sleep 600 ;; esac\n\
+         exec \"$here/slow\" \"$@\"\n",
+    );
+    let prepared = restart("r58-api", &systemd).unwrap();
+    let observed = from_journal(&prepared.observe(&kernel()));
+    thread::scope(|scope| {
+        let run = scope.spawn(|| prepared.run(&observed, Duration::from_secs(2), &context()));
+        let deadline = Instant::now() + LONG;
+        while !systemd.file("started").exists() {
+            assert!(Instant::now() < deadline);
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(observed.probe_with(&kernel(), &systemd.way()), Probed::NotDone);
+        assert!(!matches!(run.join().unwrap(), Outcome::Completed(_)));
+    });
+    assert_eq!(systemd.calls(), Vec::<String>::new());
+}
+
+#[test]
 fn the_agents_own_unit_is_safe_and_its_new_run_is_the_proof() {
     let systemd = FakeSystemd::with_units(&["r58-fleet-agent.service"]);
     let prepared = restart("r58-fleet-agent", &systemd).unwrap();
