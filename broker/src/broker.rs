@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::id::{DeviceId, OrgSlug};
+use protocol::id::{DeviceId, OrgSlug, UserName};
 use protocol::topic::{Uplink, uplink_filter};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use crate::connection;
 use crate::counters::CountersSnapshot;
@@ -20,6 +21,8 @@ use crate::service::{self, ServicePublisher, ServiceSubscriber};
 
 /// How long [`Broker::shutdown`] waits for connections to end.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
+/// Refused requests that wait to be told of.
+const REFUSED_RETAINS: usize = 1_000;
 /// How long the accept loop rests after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -129,6 +132,14 @@ impl Broker {
         let filters: Vec<String> = Uplink::ALL.iter().map(|uplink| uplink_filter(*uplink)).collect();
         let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
         service::link(&self.gate, name, &filters, true)
+    }
+
+    /// Whose requests on `operator/{user}/command` are refused from now on since they are retained, so that the server can
+    /// say why. The last caller hears of them. What is not taken in time is left out.
+    pub fn refused_retains(&self) -> mpsc::Receiver<(OrgSlug, UserName)> {
+        let (told, heard) = mpsc::channel(REFUSED_RETAINS);
+        *lock(&self.gate.refused_retains) = Some(told);
+        heard
     }
 
     /// Ends all live connections of a principal, within a second; returns how many there were. Whether it may come back

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use protocol::id::{OrgSlug, UserName};
 use protocol::topic::Topic;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::channel;
 use crate::counters::Counters;
@@ -31,6 +32,8 @@ pub(crate) struct Gate {
     pub(crate) failures: Mutex<Failures>,
     pub(crate) counters: Counters,
     pub(crate) stopping: watch::Sender<bool>,
+    /// Hears of people whose requests were refused since they were retained.
+    pub(crate) refused_retains: Mutex<Option<mpsc::Sender<(OrgSlug, UserName)>>>,
     unauthenticated: Mutex<Places<oneshot::Sender<()>>>,
     numbers: AtomicU64,
     lanes: RandomState,
@@ -49,6 +52,7 @@ impl Gate {
             failures: Mutex::new(Failures::new(limits.failures, limits.failure_window)),
             counters: Counters::default(),
             stopping: watch::channel(false).0,
+            refused_retains: Mutex::default(),
             unauthenticated: Mutex::new(Places::new(
                 limits.unauthenticated_per_address,
                 limits.unauthenticated,
@@ -131,6 +135,15 @@ impl Gate {
                     tracing::warn!(client = %key, "device does not take its messages, ending its connection");
                 }
             }
+        }
+    }
+
+    /// Tells whoever wants to know that a request was refused since it was retained. Past what waits to be heard, nothing.
+    pub(crate) fn refused_retain(&self, topic: &str) {
+        if let Ok(Topic::OperatorCommand { org, user }) = topic.parse()
+            && let Some(told) = lock(&self.refused_retains).as_ref()
+        {
+            let _ = told.try_send((org, user));
         }
     }
 

@@ -250,6 +250,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         if let Some(counter) = refused {
             counter.one();
             tracing::debug!(client = %self.principal, topic = ?publish.topic, ?decision, "publish refused");
+            if decision == PublishDecision::DenyRetain {
+                self.gate.refused_retain(publish.topic);
+            }
             if self.terms.version == Version::V311 {
                 return Err(End::Broken(Reason::NotAuthorized, "publish refused"));
             }

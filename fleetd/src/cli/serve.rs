@@ -9,6 +9,7 @@ use std::{
 };
 
 use broker::{Broker, BrokerError, Limits};
+use protocol::topic::OPERATOR_COMMAND_FILTER;
 use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
@@ -226,6 +227,9 @@ impl Running {
         worker::start(&app, &stopped, &mut tasks);
         tasks.spawn(mqtt::views::run(app.clone(), way_in, publisher.clone(), stopped.clone()));
         tasks.spawn(worker::dispatcher::run(app.clone(), publisher.clone(), stopped.clone()));
+        let (operators, requests) = broker.service_link("fleetd operators", &[OPERATOR_COMMAND_FILTER])?;
+        let refused = broker.refused_retains();
+        tasks.spawn(mqtt::operators::run(app.clone(), requests, operators, refused, stopped.clone()));
         tasks.spawn(mqtt::results::run(app.clone(), publisher.clone(), stopped.clone()));
         mqtt::tell_status(&app, &publisher, true, started_ms).await;
         // Listening begins when the way in stands, so that no device talks to nobody.

@@ -20,4 +20,5 @@ pub mod show_lock;
 pub mod summary;
 pub mod time;
 pub mod timing;
+pub mod turns;
 pub mod user;

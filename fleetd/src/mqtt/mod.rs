@@ -2,6 +2,7 @@
 
 pub mod commands;
 pub mod ingest;
+pub mod operators;
 pub mod results;
 pub mod views;
 

@@ -1,5 +1,8 @@
 //! Reports about commands, folded in the transaction that commits the records themselves.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use protocol::{

@@ -18,16 +18,16 @@ use crate::{
     values,
 };
 
-const NOW: i64 = 1_766_916_000_000;
+pub(crate) const NOW: i64 = 1_766_916_000_000;
 const MINUTE: i64 = 60_000;
-const STATE: StateId = StateId([7; 8]);
+pub(crate) const STATE: StateId = StateId([7; 8]);
 
 pub(crate) struct Bench {
     folder: tempfile::TempDir,
     pub(crate) store: Store,
     pub(crate) clock: Clock,
-    metrics: Metrics,
-    ingest: Ingest,
+    pub(crate) metrics: Metrics,
+    pub(crate) ingest: Ingest,
 }
 
 impl Bench {
@@ -48,17 +48,22 @@ impl Bench {
     }
 
     /// As after a crash: what was in memory is gone, the file is there.
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.store.close();
         self.store = Store::open(&self.folder.path().join("fleet.db"), None).unwrap();
         self.ingest = Ingest::new(self.store.clone(), self.clock.clone(), self.metrics.clone());
     }
 
-    async fn send(&self, uplink: impl Into<Option<Uplink>>, payload: Vec<u8>) -> Vec<Reply> {
+    pub(crate) async fn send(&self, uplink: impl Into<Option<Uplink>>, payload: Vec<u8>) -> Vec<Reply> {
         self.send_as("cam-1", uplink, payload).await
     }
 
-    async fn send_as(&self, device: &str, uplink: impl Into<Option<Uplink>>, payload: Vec<u8>) -> Vec<Reply> {
+    pub(crate) async fn send_as(
+        &self,
+        device: &str,
+        uplink: impl Into<Option<Uplink>>,
+        payload: Vec<u8>,
+    ) -> Vec<Reply> {
         self.ingest.take(vec![message(device, uplink, payload)]).await
     }
 
@@ -73,7 +78,7 @@ impl Bench {
         items.iter().map(|item| item.seq.unwrap() as u64).collect()
     }
 
-    async fn count(&self, table: &str) -> i64 {
+    pub(crate) async fn count(&self, table: &str) -> i64 {
         let rows = self.store.query(format!("SELECT count(*) AS n FROM {table}"), vec![]).await.unwrap();
         rows[0].int("n").unwrap()
     }
@@ -93,7 +98,7 @@ fn message(device: &str, uplink: impl Into<Option<Uplink>>, payload: Vec<u8>) ->
     }
 }
 
-fn birth(connection: u64) -> Birth {
+pub(crate) fn birth(connection: u64) -> Birth {
     Birth {
         state_id: STATE,
         connection,
@@ -135,7 +140,7 @@ fn heartbeat(seq: u64, connection: u64, ago_ms: i64) -> Heartbeat {
     }
 }
 
-fn packed(message: &impl serde::Serialize) -> Vec<u8> {
+pub(crate) fn packed(message: &impl serde::Serialize) -> Vec<u8> {
     encode_packed(message).unwrap()
 }
 
