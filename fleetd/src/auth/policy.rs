@@ -59,6 +59,8 @@ pub enum Action {
     ReadConfig,
     /// Choose the config that a device should have.
     SetConfig,
+    /// Take the lease of a redundancy group back.
+    ReleaseLease,
 }
 
 /// Who may do it.
@@ -89,7 +91,9 @@ impl Action {
             Self::CreateCommand | Self::CancelCommand | Self::OverrideUnknown => {
                 person(Role::Operator, "commands:write")
             }
-            Self::CreateUpdate | Self::OverrideShow => person(Role::Admin, "commands:write"),
+            Self::CreateUpdate | Self::OverrideShow | Self::ReleaseLease => {
+                person(Role::Admin, "commands:write")
+            }
             Self::ReadShowLock | Self::ReadConfig => person(Role::Viewer, "devices:read"),
             Self::UpdateDevice | Self::SetShowLock | Self::ClearShowLock | Self::SetConfig => {
                 person(Role::Operator, "devices:write")
@@ -122,6 +126,7 @@ impl Action {
             Self::UpdateDevice | Self::SetTargetVersion => Some("device.update"),
             Self::SetShowLock => Some("show_lock.set"),
             Self::ClearShowLock => Some("show_lock.clear"),
+            Self::ReleaseLease => Some("lease.release"),
             Self::SetConfig => Some("device.config"),
             Self::RegisterDevice => Some("device.register"),
             Self::ApproveDevice => Some("device.approve"),

@@ -7,6 +7,7 @@ mod dashboard;
 mod devices;
 mod headers;
 mod history;
+mod leases;
 mod problem;
 mod query;
 mod request;

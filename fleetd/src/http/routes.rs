@@ -8,7 +8,7 @@ use warp::reply::Response;
 
 use super::table::Access::{Handler, Needs, Open};
 use super::table::Table;
-use super::{auth, commands, connect, dashboard, devices, history, show_locks, system};
+use super::{auth, commands, connect, dashboard, devices, history, leases, show_locks, system};
 use crate::app::AppState;
 use crate::auth::policy::Action;
 
@@ -44,6 +44,7 @@ fn table() -> Table {
         .row(M::GET,    "/api/v1/show-locks/{tag}",       Needs(Action::ReadShowLock),  show_locks::of_tag)
         .row(M::PUT,    "/api/v1/show-locks/{tag}",       Needs(Action::SetShowLock),   show_locks::lock_tag)
         .row(M::DELETE, "/api/v1/show-locks/{tag}",       Needs(Action::ClearShowLock), show_locks::unlock_tag)
+        .row(M::DELETE, "/api/v1/redundancy-groups/{name}/lease", Needs(Action::ReleaseLease), leases::release)
         // What devices sent.
         .row(M::GET,    "/api/v1/devices/{id}/heartbeats", Needs(Action::ReadHistory), history::heartbeats)
         .row(M::GET,    "/api/v1/devices/{id}/metrics",    Needs(Action::ReadHistory), history::metrics)

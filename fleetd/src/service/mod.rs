@@ -6,6 +6,7 @@ pub mod desired;
 pub mod devices;
 mod error;
 pub mod ingest;
+pub mod leases;
 pub mod login;
 pub mod register;
 pub mod revocations;

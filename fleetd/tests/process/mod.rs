@@ -1,6 +1,8 @@
 //! The real program as a process on free ports, with real MQTT clients.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
+pub mod commands;
+
 use std::{
     io::Write,
     net::SocketAddr,
@@ -65,10 +67,15 @@ pub struct Server {
 
 impl Server {
     pub fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    pub fn start_with(data: &Path, variables: &[(&str, &str)]) -> Self {
         let addresses = data.join("addresses.json");
         let _ = std::fs::remove_file(&addresses);
         let log = std::fs::File::create(data.join("log")).unwrap();
-        let mut child = fleetd(data).arg("serve").stderr(log).spawn().unwrap();
+        let mut child =
+            fleetd(data).envs(variables.iter().copied()).arg("serve").stderr(log).spawn().unwrap();
         let found: Value = eventually("addresses.json", || {
             if let Some(status) = child.try_wait().unwrap() {
                 panic!("{status}: {}", std::fs::read_to_string(data.join("log")).unwrap());
@@ -77,6 +84,11 @@ impl Server {
         });
         let address = |name: &str| found[name].as_str().unwrap().parse().unwrap();
         Self { http: address("http"), mqtt: address("mqtt"), child }
+    }
+
+    /// Whether it has ended by itself.
+    pub fn is_dead(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// SIGKILL: nothing is tidied up.
@@ -131,7 +143,7 @@ pub fn register(data: &Path, id: &str) -> String {
 
 /// An MQTT client and what it has received.
 pub struct Mqtt {
-    client: Client,
+    pub client: Client,
     received: mpsc::Receiver<(String, Vec<u8>)>,
 }
 
