@@ -54,6 +54,7 @@ const ROUTES: &[(&str, &str, [May; 5])] = &[
     ("GET", "/api/v1/show-locks/{tag}", [N, Y, Y, Y, N]),
     ("PUT", "/api/v1/show-locks/{tag}", [N, N, Y, Y, N]),
     ("DELETE", "/api/v1/show-locks/{tag}", [N, N, Y, Y, N]),
+    ("DELETE", "/api/v1/redundancy-groups/{name}/lease", [N, N, N, Y, N]),
     ("POST", "/api/v1/devices/{id}/commands", [N, N, Y, Y, N]),
     ("GET", "/api/v1/devices/{id}/commands", [N, Y, Y, Y, N]),
     ("POST", "/api/v1/devices/{id}/restart", [N, N, Y, Y, N]),

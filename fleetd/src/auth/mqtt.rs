@@ -72,7 +72,7 @@ impl DatabaseAuthenticator {
         let now_ms = app.clock.now_ms();
         let known = credentials::device(&app.store, org, &device, now_ms).await.map_err(unavailable)?;
         let right = match known.iter().find(|known| known.hash == hash) {
-            Some(known) => tokens::settle(app, known).await.map_err(unavailable)?,
+            Some(known) => tokens::settle(app, known, true).await.map_err(unavailable)?,
             None => false,
         };
         Ok(right.then(|| Principal::Device { org: org.clone(), device }))

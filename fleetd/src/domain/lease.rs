@@ -37,8 +37,6 @@ pub struct Member {
     pub online: bool,
     /// When it last gave birth, ms since 1970.
     pub born_at: Option<i64>,
-    /// A command that can disturb a show runs on it, with a lease or without.
-    pub disrupted: bool,
 }
 
 /// A group as it stands.
@@ -102,10 +100,6 @@ pub fn answer(group: &Group, ask: &Ask, now: i64) -> Answer {
     let mut others = group.members.iter().filter(|member| member.device != ask.device);
     if others.any(|member| !member.online) {
         return Answer::Wait("a partner is offline");
-    }
-    let mut others = group.members.iter().filter(|member| member.device != ask.device);
-    if others.any(|member| member.disrupted) {
-        return Answer::Wait("a partner is being disrupted");
     }
     if let Some(restored_at) = group.restored_at
         && group.members.iter().any(|member| member.born_at.is_none_or(|at| at <= restored_at))

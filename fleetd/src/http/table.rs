@@ -286,7 +286,7 @@ pub(super) async fn authenticate(request: &mut Request) -> Result<(), Problem> {
     let now_ms = app.clock.now_ms();
     let caller = identify(&app.auth, &app.store, &credential, device, request.origin.address, now_ms).await?;
     if let Caller::Device(device) = &caller
-        && !tokens::settle(&app, device).await?
+        && !tokens::settle(&app, device, false).await?
     {
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "this device token has lapsed"));
     }

@@ -6,12 +6,19 @@ use crate::{
     store::{StoreError, credentials, credentials::DeviceCredential, revocations},
 };
 
-/// Makes an announced token the only one of its device, and ends the connections made with the old one. False: it is not in
-/// force any more. A token that is in force already is left alone.
+/// Makes an announced token the only one of its device. False: it is not in force any more. A token that is in force
+/// already is left alone.
+///
+/// Connections that were made with the old one end, in every server process. A log-in by MQTT (`by_mqtt`) takes over the
+/// device's old connection in this process by itself; ended here, it would be the new one that goes.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn settle(app: &AppState, credential: &DeviceCredential) -> Result<bool, StoreError> {
+pub async fn settle(
+    app: &AppState,
+    credential: &DeviceCredential,
+    by_mqtt: bool,
+) -> Result<bool, StoreError> {
     if !credential.pending {
         return Ok(true);
     }
@@ -31,6 +38,8 @@ pub async fn settle(app: &AppState, credential: &DeviceCredential) -> Result<boo
     }
     protocol::failpoint::reached(failpoint::TOKEN_AFTER_COMMIT);
     tracing::info!(org = %org.slug, %device, "the device uses its new token; the old one is dead");
-    app.end_device(&org.slug, device);
+    if !by_mqtt {
+        app.end_device(&org.slug, device);
+    }
     Ok(true)
 }

@@ -17,11 +17,8 @@ SELECT l.revision, l.device_id, l.command_id, l.nonce, l.granted_at, l.restored_
  CASE WHEN s.online = 1 AND s.will_at IS NULL THEN 1 ELSE 0 END AS online
 FROM redundancy_leases l LEFT JOIN commands c ON c.id = l.command_id
 LEFT JOIN device_state s ON s.device_id = l.device_id WHERE l.org_id = ?1 AND l.name = ?2";
-    // A member's command that may disturb a show, and that has begun as far as anybody knows.
     const MEMBERS: &str = "\
-SELECT d.id, s.birth_at, CASE WHEN s.online = 1 AND s.will_at IS NULL THEN 1 ELSE 0 END AS online,
- CASE WHEN EXISTS (SELECT 1 FROM commands c WHERE c.device_id = d.id AND c.status = 'running'
-  AND c.type IN ('update', 'reboot', 'restart_service', 'custom')) THEN 1 ELSE 0 END AS disrupted
+SELECT d.id, s.birth_at, CASE WHEN s.online = 1 AND s.will_at IS NULL THEN 1 ELSE 0 END AS online
 FROM devices d LEFT JOIN device_state s ON s.device_id = d.id
 WHERE d.org_id = ?1 AND d.redundancy_group = ?2 AND d.decommissioned_at IS NULL AND d.approval = 'approved'";
     // The lease last: what is read of it here is not older than what is read of the members.
@@ -42,7 +39,6 @@ fn read_member(row: &Row) -> Result<Member, StoreError> {
         device: DeviceRowId::new(row.text("id")?),
         online: row.bool("online")?,
         born_at: row.opt_int("birth_at")?,
-        disrupted: row.bool("disrupted")?,
     })
 }
 

@@ -14,7 +14,7 @@ fn row(n: usize) -> DeviceRowId {
 }
 
 fn member(n: usize) -> Member {
-    Member { device: row(n), online: true, born_at: Some(10), disrupted: false }
+    Member { device: row(n), online: true, born_at: Some(10) }
 }
 
 fn group() -> Group {
@@ -73,13 +73,11 @@ fn the_holder_hears_go_again_and_may_ask_anew_but_not_for_another_command() {
 }
 
 #[test]
-fn none_is_given_while_a_partner_is_offline_or_disrupted_without_a_lease() {
+fn none_is_given_while_a_partner_is_offline() {
     let mut group = group();
     group.members[1].online = false;
     assert!(waits(&group, &ask(0, "a", 1), 1000));
     assert_eq!(answer(&group, &ask(1, "a", 1), 1000), Answer::Grant, "it asks, so it is there");
-    group.members[1] = Member { disrupted: true, ..member(1) };
-    assert!(waits(&group, &ask(0, "a", 1), 1000));
 }
 
 #[test]
@@ -182,7 +180,7 @@ proptest! {
                         }),
                         restored_at: None,
                         members: (0..3)
-                            .map(|n| Member { device: row(n), online: devices[n].online, born_at: None, disrupted: false })
+                            .map(|n| Member { device: row(n), online: devices[n].online, born_at: None })
                             .collect(),
                     };
                     let id = format!("{n}-{command}").parse().unwrap();
