@@ -1,6 +1,6 @@
 //! One command in the journal, and how it changes.
 
-use protocol::codec::Bytes;
+use protocol::codec::{self, Bytes};
 use protocol::command::limits::{REMEMBERED_AFTER_EXPIRY_MS, RESULT_MAX_LEN};
 use protocol::command::{CommandState, CommandType};
 use protocol::id::CommandId;
@@ -132,7 +132,9 @@ impl Entry {
 
     /// The change that takes it to `state` and says so; `ts_ms` is the device's clock.
     pub(crate) fn moved(&self, state: CommandState, words: Words, ts_ms: i64) -> Write {
-        let too_large = |value: &Value| value.to_string().len() > RESULT_MAX_LEN;
+        let encoded_len = |value: &Value| codec::encode_packed(value).map_or(usize::MAX, |bytes| bytes.len());
+        let too_large =
+            |value: &Value| value.to_string().len() > RESULT_MAX_LEN || encoded_len(value) > RESULT_MAX_LEN;
         let (result, cut) = match words.result {
             Some(value) if too_large(&value) => {
                 (None, Some("the result was too large to be sent".to_owned()))

@@ -11,6 +11,8 @@
 //! - At most one disruptive effect at a time, and none while [`show_mode::hold`] finds a reason against it, asked again
 //!   with a fresh look at the application immediately before.
 //! - A command that is held holds back no other.
+//! - What an earlier process has left waiting begins only after a server has recognised the state: the whole folder may
+//!   be an older copy, from before the effect.
 
 pub mod clock;
 mod entry;
@@ -74,6 +76,9 @@ pub struct Commands {
     open: BTreeMap<CommandId, Entry>,
     works: BTreeMap<CommandId, Work>,
     leases: BTreeMap<CommandId, Lease>,
+    /// Whether `open` was read from a disk that no server has recognised since. It may be an older copy of everything,
+    /// which a server notices by the numbers of the records: what it holds may have been done.
+    unrecognised: bool,
 }
 
 impl Commands {
@@ -83,6 +88,7 @@ impl Commands {
         self.open = open.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
         self.works.retain(|_, work| work.is_under_way());
         self.leases.clear();
+        self.unrecognised = !self.open.is_empty();
     }
 
     /// An open command.
@@ -151,6 +157,7 @@ impl Commands {
 
     /// What to do now, if anything: call until there is nothing. A write that could not be committed comes again.
     pub fn poll(&mut self, facts: &Facts<'_>) -> Option<Step> {
+        self.unrecognised &= !facts.connected;
         self.advance(facts).or_else(|| self.find_out(facts)).or_else(|| self.next(facts))
     }
 
@@ -174,6 +181,9 @@ impl Commands {
     fn why_waiting(&self, entry: &Entry, facts: &Facts<'_>) -> Option<String> {
         if !entry.is_waiting() || self.works.contains_key(&entry.id) {
             return None;
+        }
+        if self.unrecognised {
+            return Some("server: it has not answered since the agent started".to_owned());
         }
         if let Some(ms) = entry.delay_left_ms(facts.now) {
             return Some(format!("its delay ends in {} s", ms.div_ceil(1000)));

@@ -21,7 +21,7 @@ impl Commands {
             if let Some(write) = ended_by_itself(entry, facts) {
                 return Some(Step::Write(Box::new(write)));
             }
-            if entry.delay_left_ms(facts.now).is_some() {
+            if entry.delay_left_ms(facts.now).is_some() || self.unrecognised {
                 continue;
             }
             if entry.disruptive

@@ -13,6 +13,8 @@ use crate::state::Kept;
 
 /// Locks that are looked at; a server sends a few.
 const LOCKS_MAX: usize = 1_000;
+/// Longest value in a report that would be too large otherwise, in bytes.
+const VALUE_SHOWN_MAX_LEN: usize = 200;
 
 /// What commands depend on.
 pub(super) fn wanted(desired: Option<&Desired>) -> Wanted {
@@ -59,7 +61,7 @@ impl Agent {
         );
         self.read_config_again();
         let ts_ms = self.kernel.wall_ms();
-        let reported = Reported { errors, ..report(&self.config, desired.version, ts_ms) };
+        let reported = fitting(Reported { errors, ..report(&self.config, desired.version, ts_ms) });
         let Some(store) = &mut self.folder.store else { return };
         let kept = Kept { desired: Some(desired), reported: Some(reported) };
         let kept = store.keep_desired(kept, true, ts_ms).await;
@@ -71,7 +73,7 @@ impl Agent {
     pub(super) async fn report_config(&mut self) {
         let ts_ms = self.kernel.wall_ms();
         let Some(store) = &mut self.folder.store else { return };
-        let now = report(&self.config, store.wanted.version, ts_ms);
+        let now = fitting(report(&self.config, store.wanted.version, ts_ms));
         let before = store.kept.reported.as_ref();
         let same_version = before.is_some_and(|before| before.desired_version == now.desired_version);
         if same_version && before.is_some_and(|before| before.config == now.config) {
@@ -79,10 +81,32 @@ impl Agent {
         }
         // What could not be set then still cannot.
         let errors = before.filter(|_| same_version).map(|before| before.errors.clone()).unwrap_or_default();
-        let kept = Kept { desired: store.kept.desired.clone(), reported: Some(Reported { errors, ..now }) };
+        let kept =
+            Kept { desired: store.kept.desired.clone(), reported: Some(fitting(Reported { errors, ..now })) };
         let kept = store.keep_desired(kept, true, ts_ms).await;
         self.kept(kept);
     }
+}
+
+/// Makes a report fit into a message: long values are cut, and if that is not enough nothing but the version is left.
+fn fitting(mut reported: Reported) -> Reported {
+    let fits = |reported: &Reported| {
+        codec::encode_packed(reported).is_ok_and(|bytes| bytes.len() + 64 <= limit::COMMAND_BYTES)
+    };
+    if fits(&reported) {
+        return reported;
+    }
+    for text in reported.config.values_mut().chain(reported.errors.values_mut()) {
+        if text.len() > VALUE_SHOWN_MAX_LEN {
+            text.truncate(text.floor_char_boundary(VALUE_SHOWN_MAX_LEN));
+            text.push('…');
+        }
+    }
+    if !fits(&reported) {
+        reported.config.clear();
+        reported.errors = [("fleet.conf".to_owned(), "it is too large to be reported".to_owned())].into();
+    }
+    reported
 }
 
 fn report(config: &Config, desired_version: u64, ts_ms: i64) -> Reported {

@@ -292,6 +292,21 @@ fn an_older_copy_of_the_state_gives_its_open_commands_up() {
 }
 
 #[test]
+fn what_waited_before_a_restart_begins_only_when_a_server_has_recognised_the_state() {
+    let mut world = World::new();
+    world.apply(Op::Run(2));
+    world.apply(Op::Connected(false));
+    world.apply(Op::Crash(false));
+    go_on(&mut world);
+    assert!(world.effects.is_empty());
+    let why = world.with(|commands, facts| commands.describe(facts))[0].held_reason.clone().unwrap();
+    assert!(why.starts_with("server: it has not answered"), "{why}");
+    world.apply(Op::Connected(true));
+    go_on(&mut world);
+    assert_eq!(state(&world, 2), CommandState::Completed);
+}
+
+#[test]
 fn the_digest_is_of_the_open_commands_and_their_states() {
     let mut world = World::new();
     let empty = world.commands.digest();

@@ -68,6 +68,8 @@ pub(super) struct World {
     pub(super) app: Liveness,
     pub(super) wanted: Wanted,
     connected: bool,
+    /// Whether a server has answered since the process started.
+    recognised: bool,
     nonces: u8,
     /// By id: the nonce asked for last, when, and whether it was granted in time.
     asked: BTreeMap<CommandId, (Bytes, u64, bool)>,
@@ -119,6 +121,7 @@ impl World {
             app: Liveness::Idle,
             wanted: Wanted::default(),
             connected: true,
+            recognised: true,
             nonces: 0,
             asked: BTreeMap::new(),
             overridden: BTreeSet::new(),
@@ -263,12 +266,14 @@ impl World {
             self.true_ms += 30_000;
             self.boottime_ms = 15_000;
         }
+        self.recognised = self.disk.values().all(|entry| entry.state.is_terminal());
         self.commands = Commands::default();
         self.commands.load(self.disk.values().filter(|entry| entry.state.is_open()).cloned().collect());
     }
 
     pub(super) fn turn(&mut self, crash_at: Option<(u8, bool)>) {
         let mut writes = 0;
+        self.recognised |= self.connected;
         for _ in 0..1000 {
             let Some(step) = self.with(|commands, facts| commands.poll(facts)) else {
                 return self.nobody_waits_without_reason();
@@ -320,6 +325,7 @@ impl World {
     fn begin(&mut self, id: CommandId) {
         let entry = &self.disk[&id];
         assert_eq!(entry.state, CommandState::Running, "journalled before the effect");
+        assert!(self.recognised, "it may be an older copy");
         if entry.disruptive {
             assert!(!self.is_held(entry), "{id} runs although something stands against it");
             let at_work = |job: &Job| matches!(job, Job::Effect(other) if self.disk[other].disruptive);
@@ -348,7 +354,8 @@ impl World {
         for entry in self.disk.values().filter(|entry| entry.is_waiting() && entry.disruptive) {
             let preparing = self.jobs.contains(&Job::Prepare(entry.id.clone()));
             let delayed = entry.delay_left_ms(self.now()).is_some();
-            let reason = preparing || delayed || self.is_held(entry) || disruptive_at_work;
+            let reason =
+                !self.recognised || preparing || delayed || self.is_held(entry) || disruptive_at_work;
             assert!(reason, "{} could run", entry.id);
         }
     }
