@@ -3,15 +3,16 @@
 
 use std::fmt;
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use systemd::{daemon, journal};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, Registry, reload};
 
 /// Environment variable with the log filter, like `info,agent::uplink=debug`.
 pub const LOG_VARIABLE: &str = "R58_LOG";
@@ -75,24 +76,41 @@ fn notify(key: &str, value: &str) {
     }
 }
 
+/// The log's filter, as far as [`set_debug`] may change it.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+/// The filter that is used where nobody asks for another.
+fn standard_filter(debug: bool) -> Targets {
+    let level = if debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    Targets::new().with_default(LevelFilter::WARN).with_target("agent", level).with_target(IDENTIFIER, level)
+}
+
+/// Turns the wordy log on or off while the agent runs. Does nothing if a person has said what the log shows, by
+/// `--verbose` or [`LOG_VARIABLE`].
+pub fn set_debug(debug: bool) {
+    if let Some(filter) = FILTER.get()
+        && let Err(error) = filter.reload(standard_filter(debug))
+    {
+        tracing::warn!(%error, "the log's filter cannot be changed");
+    }
+}
+
 /// Sends the log to the journal if systemd has connected standard error to it, else to standard error, in colour on a
 /// terminal. `verbose` shows what is of use when looking for a fault; the variable [`LOG_VARIABLE`] says more exactly.
 /// A second call in one process changes nothing.
 pub fn init_logging(verbose: bool) {
-    let level = if verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    let standard = || {
-        Targets::new()
-            .with_default(LevelFilter::WARN)
-            .with_target("agent", level)
-            .with_target(IDENTIFIER, level)
-    };
     let wanted = std::env::var(LOG_VARIABLE).ok().filter(|text| !text.is_empty());
     let parsed = wanted.as_deref().map(str::parse::<Targets>);
     let (filter, bad_filter) = match parsed {
         Some(Ok(filter)) => (filter, false),
-        Some(Err(_)) => (standard(), true),
-        None => (standard(), false),
+        Some(Err(_)) => (standard_filter(verbose), true),
+        None => (standard_filter(verbose), false),
     };
+    let (filter, handle) = reload::Layer::new(filter);
+    if wanted.is_none() && !verbose {
+        // A second call finds the first one's, which is the one in use.
+        let _ = FILTER.set(handle);
+    }
     let registry = tracing_subscriber::registry();
     let started = if stderr_is_journal() {
         registry.with(Journal.with_filter(filter)).try_init()

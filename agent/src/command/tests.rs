@@ -6,10 +6,15 @@ mod world;
 use proptest::prelude::*;
 use protocol::command::CommandState;
 
-use world::{COMMANDS, Op, World};
+use world::{COMMANDS, Mishap, Op, World};
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let which = 0..COMMANDS;
+    let mishap = prop_oneof![
+        Just(Mishap::DiesBeforeCommit),
+        Just(Mishap::DiesAfterCommit),
+        Just(Mishap::ReopensAfterCommit),
+    ];
     let op = prop_oneof![
         6 => which.clone().prop_map(Op::Run),
         1 => which.clone().prop_map(Op::RunForAnotherState),
@@ -17,7 +22,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => which.clone().prop_map(Op::Query),
         2 => which.clone().prop_map(Op::Override),
         3 => which.prop_map(Op::Go),
-        12 => prop::option::weighted(0.15, (0u8..6, any::<bool>())).prop_map(Op::Turn),
+        12 => prop::option::weighted(0.15, (0u8..6, mishap)).prop_map(Op::Turn),
+        1 => Just(Op::Reopen),
         12 => (0usize..4).prop_map(Op::Job),
         1 => any::<bool>().prop_map(Op::Crash),
         2 => (0u64..90_000).prop_map(Op::Time),

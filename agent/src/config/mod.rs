@@ -36,6 +36,8 @@ use resolve::{Raw, RawValue};
 pub const SYSTEM_FILE: &str = "/etc/r58-fleet-agent/fleet.conf";
 /// Where the file is on a device that was set up for an earlier agent.
 pub const APP_FILE: &str = "/opt/r58-app/shared/config/fleet.conf";
+/// The application's key for a wordy log, which the agent follows.
+const DEBUG_KEY: &str = "R58_DEBUG";
 /// The commented example of every key; also the start of a new file.
 pub const EXAMPLE: &str = include_str!("../../../config/fleet.conf");
 
@@ -88,6 +90,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// `LOG_UNITS`.
     pub log_units: Vec<UnitName>,
+    /// `R58_DEBUG`, the application's own key: the agent then tells more in its log as well. Anything that is no yes is a
+    /// no.
+    pub debug: bool,
     /// What the keys of `ALLOWED_CONFIG_KEYS` are set to, or are without being set, as far as that is known. Never a
     /// secret.
     pub in_force: BTreeMap<String, String>,
@@ -196,6 +201,7 @@ impl Config {
                 strangers.retain(|(key, _)| !config.allowed_config_keys.iter().any(|allowed| allowed == key));
                 warnings.extend(strangers.iter().map(|(key, place)| unknown_key(key, place)));
                 config.warnings = warnings;
+                config.debug = said.get(DEBUG_KEY).and_then(|text| value::truth(text)).unwrap_or(false);
                 config.in_force = in_force(&config, said);
                 Ok(config)
             }

@@ -209,6 +209,7 @@ pub(super) fn resolve(raw: Raw, file: Option<PathBuf>, hostname: &str) -> Result
         state_dir: r.path(Key::StateDir).unwrap_or_else(|| "/var/lib/r58-fleet-agent".into()),
         log_units: r.units(Key::LogUnits, ""),
         file,
+        debug: false,
         in_force: BTreeMap::new(),
         warnings: Vec::new(),
     };

@@ -333,3 +333,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_in_force_has_the_allowed_keys_with_their_defaults_and_never_the_token() {
+    let text = format!(
+        "ALLOWED_CONFIG_KEYS=HEARTBEAT_INTERVAL,COMMAND_POLL_INTERVAL,R58_DEBUG,DEVICE_TOKEN,UNSET\nR58_DEBUG=off\n\
+         R58_DEBUG=Yes\nOTHER=1\nHEARTBEAT_INTERVAL=07\nDEVICE_TOKEN={}\n",
+        "ab".repeat(32)
+    );
+    let config = from_text(&text).unwrap();
+    let in_force: Vec<(&str, &str)> =
+        config.in_force.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    assert_eq!(
+        in_force,
+        [("COMMAND_POLL_INTERVAL", "30"), ("HEARTBEAT_INTERVAL", "7"), ("R58_DEBUG", "Yes")]
+    );
+    assert!(config.debug);
+}

@@ -106,6 +106,7 @@ impl Agent {
             trouble: None,
             clock_offset_ms: None,
         };
+        crate::service_manager::set_debug(agent.config.debug);
         tracing::info!(
             org = %agent.config.org,
             device = %agent.config.device_id,
@@ -277,6 +278,7 @@ impl Agent {
     }
 
     fn use_config(&mut self, config: Config) {
+        crate::service_manager::set_debug(config.debug);
         let interval_changed = config.heartbeat_interval_seconds != self.config.heartbeat_interval_seconds;
         self.config = config;
         if interval_changed {

@@ -29,12 +29,14 @@ pub(super) enum Op {
     Override(u8),
     /// Grants the lease that was asked for last.
     Go(u8),
-    /// Does what is to be done; the process may die at the n-th write, before or after its commit.
-    Turn(Option<(u8, bool)>),
+    /// Does what is to be done; at the n-th write something may happen.
+    Turn(Option<(u8, Mishap)>),
     /// The n-th thing under way ends.
     Job(usize),
     /// The process dies; with `true` the machine.
     Crash(bool),
+    /// The database has to be opened again, under a process that goes on.
+    Reopen,
     Time(u64),
     App(u8),
     Lock(bool),
@@ -43,6 +45,14 @@ pub(super) enum Op {
     Connected(bool),
     Delivered,
     Group(bool),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Mishap {
+    DiesBeforeCommit,
+    DiesAfterCommit,
+    /// It was committed, but what comes after has failed.
+    ReopensAfterCommit,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -232,6 +242,7 @@ impl World {
             Op::Job(n) if !self.jobs.is_empty() => self.job(n % self.jobs.len()),
             Op::Job(_) => {}
             Op::Crash(machine) => self.crash(machine),
+            Op::Reopen => self.load(),
             Op::Time(ms) => self.pass(ms),
             Op::App(n) => self.app = [Liveness::Idle, Liveness::Live, Liveness::Unknown][usize::from(n)],
             Op::Lock(on) => {
@@ -259,19 +270,22 @@ impl World {
 
     fn crash(&mut self, machine: bool) {
         self.jobs.clear();
-        // Questions for a lease are not kept.
-        self.asked.clear();
         if machine {
             self.boot += 1;
             self.true_ms += 30_000;
             self.boottime_ms = 15_000;
         }
-        self.recognised = self.disk.values().all(|entry| entry.state.is_terminal());
         self.commands = Commands::default();
+        self.load();
+    }
+
+    fn load(&mut self) {
+        self.recognised = self.disk.values().all(|entry| entry.state.is_terminal());
+        self.asked.clear();
         self.commands.load(self.disk.values().filter(|entry| entry.state.is_open()).cloned().collect());
     }
 
-    pub(super) fn turn(&mut self, crash_at: Option<(u8, bool)>) {
+    pub(super) fn turn(&mut self, mishap_at: Option<(u8, Mishap)>) {
         let mut writes = 0;
         self.recognised |= self.connected;
         for _ in 0..1000 {
@@ -281,13 +295,17 @@ impl World {
             match step {
                 Step::Write(write) => {
                     let mut write = *write;
-                    let dies = crash_at.filter(|(at, _)| *at == writes);
+                    let mishap = mishap_at.filter(|(at, _)| *at == writes).map(|(_, mishap)| mishap);
                     writes += 1;
-                    match dies {
-                        Some((_, false)) => return self.crash(false),
-                        Some((_, true)) => {
+                    match mishap {
+                        Some(Mishap::DiesBeforeCommit) => return self.crash(false),
+                        Some(Mishap::DiesAfterCommit) => {
                             self.commit_to_disk(&mut write);
                             return self.crash(false);
+                        }
+                        Some(Mishap::ReopensAfterCommit) => {
+                            self.commit_to_disk(&mut write);
+                            return self.load();
                         }
                         None => self.commit(write),
                     }
