@@ -10,11 +10,7 @@ use world::{COMMANDS, Mishap, Op, World};
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let which = 0..COMMANDS;
-    let mishap = prop_oneof![
-        Just(Mishap::DiesBeforeCommit),
-        Just(Mishap::DiesAfterCommit),
-        Just(Mishap::ReopensAfterCommit),
-    ];
+    let mishap = prop_oneof![Just(Mishap::DiesBefore), Just(Mishap::DiesAfter), Just(Mishap::Reopens),];
     let op = prop_oneof![
         6 => which.clone().prop_map(Op::Run),
         1 => which.clone().prop_map(Op::RunForAnotherState),

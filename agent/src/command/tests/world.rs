@@ -49,10 +49,11 @@ pub(super) enum Op {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Mishap {
-    DiesBeforeCommit,
-    DiesAfterCommit,
+    /// Before its commit.
+    DiesBefore,
+    DiesAfter,
     /// It was committed, but what comes after has failed.
-    ReopensAfterCommit,
+    Reopens,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -298,12 +299,12 @@ impl World {
                     let mishap = mishap_at.filter(|(at, _)| *at == writes).map(|(_, mishap)| mishap);
                     writes += 1;
                     match mishap {
-                        Some(Mishap::DiesBeforeCommit) => return self.crash(false),
-                        Some(Mishap::DiesAfterCommit) => {
+                        Some(Mishap::DiesBefore) => return self.crash(false),
+                        Some(Mishap::DiesAfter) => {
                             self.commit_to_disk(&mut write);
                             return self.crash(false);
                         }
-                        Some(Mishap::ReopensAfterCommit) => {
+                        Some(Mishap::Reopens) => {
                             self.commit_to_disk(&mut write);
                             return self.load();
                         }
