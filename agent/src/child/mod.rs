@@ -5,8 +5,8 @@
 //! for, and a process that not even SIGKILL ends (the kernel waits for a disk) is left to a thread.
 //!
 //! What is reached when processes are ended: everything in the group, everything below a process of it, and everything
-//! that was started with the mark ([`MARK_VARIABLE`]) in its environment, in whatever session and however orphaned. What
-//! is not: a process that made its own group, cleared its environment *and* lost its parent. Where the agent is a systemd
+//! that was started with the mark ([`MARK_VARIABLE`]) in its environment, in whatever session and however orphaned. (Without
+//! a mark it is the group alone: a question to `systemctl` is not worth a look at every process.) What is not: a process that made its own group, cleared its environment *and* lost its parent. Where the agent is a systemd
 //! service, systemd ends such a one together with the agent.
 
 mod output;
@@ -39,8 +39,10 @@ const TERM_GRACE: Duration = Duration::from_secs(5);
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// How long a killed process may take to go.
 const KILL_GRACE: Duration = Duration::from_secs(3);
-/// How often the program is looked after while it says nothing, milliseconds.
-const LOOK_MS: u8 = 20;
+/// How often a program that has just started is looked after while it says nothing, milliseconds.
+const LOOK_MIN_MS: u16 = 20;
+/// And one that runs for long.
+const LOOK_MAX_MS: u16 = 250;
 
 /// How a program is run.
 #[derive(Debug, Clone)]
@@ -51,7 +53,7 @@ pub(crate) struct Limits {
     pub(crate) keep: usize,
     /// Whether its standard error is kept with its standard output, or dropped.
     pub(crate) with_stderr: bool,
-    /// The value of [`MARK_VARIABLE`], by which its descendants are found.
+    /// The value of [`MARK_VARIABLE`], by which its descendants are found; none for a program that starts nothing.
     pub(crate) mark: Option<String>,
 }
 
@@ -146,13 +148,16 @@ impl Watch {
             if Instant::now() >= end {
                 return false;
             }
+            // A tenth of its age: nobody waits long for a short one, and a long one costs nothing.
+            let age = u16::try_from(self.started.elapsed().as_millis() / 10).unwrap_or(u16::MAX);
+            let wait_ms = age.clamp(LOOK_MIN_MS, LOOK_MAX_MS);
             match &self.pipe {
                 Some(pipe) => {
                     let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
                     // An interrupted wait is a short one.
-                    let _ = poll(&mut fds, PollTimeout::from(LOOK_MS));
+                    let _ = poll(&mut fds, PollTimeout::from(wait_ms));
                 }
-                None => std::thread::sleep(Duration::from_millis(LOOK_MS.into())),
+                None => std::thread::sleep(Duration::from_millis(wait_ms.into())),
             }
         }
     }

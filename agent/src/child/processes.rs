@@ -28,8 +28,11 @@ pub(super) struct Family {
 }
 
 impl Family {
-    /// Those that live and are not the leader.
+    /// Those that live and are not the leader; not looked for without a mark.
     pub(super) fn others(&self) -> Vec<Pid> {
+        if self.mark.is_none() {
+            return Vec::new();
+        }
         members(&processes(), Some(self.leader), self.mark.as_deref())
     }
 

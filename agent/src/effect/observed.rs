@@ -9,7 +9,7 @@ use super::script;
 use super::settings;
 
 /// How things were before an effect, as kept in the journal: JSON, fields that are not known are ignored. There is no
-/// secret in it.
+/// token in it; the values of a `config` command are, as they are in the command itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed(pub(super) Facts);
 

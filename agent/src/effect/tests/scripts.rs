@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::fake::*;
@@ -122,6 +123,25 @@ fn no_path_leads_out_of_the_approved_folder() {
         assert!(scripts.refusal(name).starts_with("invalid: "), "{name}: {}", scripts.refusal(name));
     }
     assert!(scripts.prepare("good.sh", &[]).is_ok());
+}
+
+#[test]
+fn whatever_the_name_nothing_outside_the_folder_is_ever_run() {
+    let scripts = Scripts::new();
+    script(&scripts.path("elsewhere/evil.sh"), "#!/bin/sh\n");
+    scripts.add("good.sh", "#!/bin/sh\n");
+    scripts.add("sub/good.sh", "#!/bin/sh\n");
+    symlink(scripts.path("elsewhere"), scripts.path("scripts/link")).unwrap();
+    let part = || {
+        prop::sample::select(vec!["..", ".", "", "sub", "link", "good.sh", "evil.sh", "elsewhere", "scripts"])
+    };
+    let names = prop::collection::vec(part(), 1..6).prop_map(|parts| parts.join("/"));
+    proptest!(ProptestConfig::with_cases(500), |(name in names)| {
+        let name: String = name;
+        let may_run = name == "good.sh" || name == "sub/good.sh";
+        prop_assume!(!name.is_empty());
+        prop_assert_eq!(scripts.prepare(&name, &[]).is_ok(), may_run, "{}", name);
+    });
 }
 
 #[test]
