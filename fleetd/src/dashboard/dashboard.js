@@ -78,6 +78,15 @@ function clock(time) {
   return new Date(time).toLocaleString();
 }
 
+// A reason is a fixed word, and sometimes a colon and more.
+function word(reason) {
+  return reason.split(":")[0].replaceAll("_", " ");
+}
+
+function stands(lock) {
+  return Boolean(lock) && Date.parse(lock.from) <= Date.now() && Date.now() < Date.parse(lock.until);
+}
+
 // --- Session: tokens live as long as the tab ---
 
 const session = {
@@ -217,6 +226,9 @@ function activity(device) {
   const badges = [];
   if (device.recording_active) badges.push(element("span", { class: "badge recording" }, "Recording"));
   if (device.mixer_active) badges.push(element("span", { class: "badge online" }, "Mixer"));
+  if (stands(device.show_lock)) badges.push(element("span", { class: "badge maintenance", title: device.show_lock.reason }, "Locked"));
+  if (device.held_reason) badges.push(element("span", { class: "badge maintenance", title: device.held_reason }, `Held: ${word(device.held_reason)}`));
+  else if (device.pending_commands) badges.push(element("span", { class: "badge" }, `${device.pending_commands} open`));
   return badges.length ? element("span", { class: "badges" }, badges) : element("span", { class: "quiet" }, "idle");
 }
 
@@ -309,16 +321,18 @@ function devicePage(id) {
   const beats = element("tbody", {});
   const none = element("p", { class: "empty", hidden: true }, "No heartbeat has arrived yet.");
   const spans = element("div", { class: "row" });
+  const commands = commandSection(path, () => again());
   const columns = ["Received", "Taken", "Number", "Version", "CPU", "Memory", "Disk free", "Temp.", "Activity", "Errors"];
   show(element("div", { class: "stack" }, element("div", {}, element("a", { href: "#/" }, "← All devices")), head,
-    element("section", { class: "card" }, facts),
+    element("section", { class: "card" }, facts), commands.section,
     element("section", { class: "stack" }, element("div", { class: "row" }, element("h2", {}, "Measurements"), element("span", { class: "grow" }), spans), charts, totals),
     element("section", { class: "card" }, element("h2", {}, "Recent heartbeats"), element("div", { class: "scroll" },
       element("table", {}, element("thead", {}, element("tr", {}, columns.map((text) => element("th", { scope: "col" }, text)))), beats)), none)));
 
   const draw = async (current) => {
-    const [device, metrics, recent] = await Promise.all([
+    const [device, metrics, recent, sent] = await Promise.all([
       api("GET", path), api("GET", `${path}/metrics?hours=${spanHours}`), api("GET", `${path}/heartbeats?page_size=20`),
+      api("GET", `${path}/commands?page_size=10`),
     ]);
     if (!current()) return;
     document.title = `${device.name} · R58 Fleet`;
@@ -332,6 +346,8 @@ function devicePage(id) {
       ["Tags", device.tags.join(", ")], ["Serial number", device.serial_number], ["Architecture", device.arch],
       ["CPU", number(device.cpu_percent, 1, " %")], ["Memory", number(device.mem_percent, 1, " %")],
       ["Disk free", number(device.disk_free_gb, 1, " GB")], ["Temperature", number(device.temperature_c, 1, " °C")],
+      ["Open commands", device.pending_commands], ["Held because", device.held_reason],
+      ["Show lock", device.show_lock && `${device.show_lock.reason}, ${clock(device.show_lock.from)} to ${clock(device.show_lock.until)}`],
       ["Waiting records", device.outbox_depth], ["Registered", clock(device.created_at)],
     ].map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value === undefined || value === "" ? "–" : value))));
     spans.replaceChildren(...SPANS.map(([hours, label]) => element("button", {
@@ -340,6 +356,7 @@ function devicePage(id) {
     charts.replaceChildren(chart(metrics, "cpu_percent", "CPU", "%", 0, 100), chart(metrics, "mem_percent", "Memory", "%", 0, 100),
       chart(metrics, "temperature_c", "Temperature", "°C"), chart(metrics, "disk_free_gb", "Disk free", "GB", 0));
     totals.textContent = `Recording ${duration(metrics.recording_minutes * 60)}, mixer ${duration(metrics.mixer_minutes * 60)} in this time.`;
+    commands.draw(sent.items);
     beats.replaceChildren(...recent.items.map(beatRow));
     none.hidden = recent.items.length > 0;
   };
@@ -348,6 +365,86 @@ function devicePage(id) {
     try { await api("POST", path); } catch (error) { notice(error.message); }
     again();
   };
+}
+
+// --- Commands of one device ---
+
+const OPEN_STATES = ["pending", "sent", "acked", "held", "running"];
+const STATE_CLASSES = {
+  completed: "online", held: "maintenance", running: "updating",
+  failed: "error", timed_out: "error", indeterminate: "error", rejected: "error",
+};
+
+function maySend() {
+  return Boolean(account) && (account.role === "operator" || account.role === "admin");
+}
+
+// A name for what is about to be sent: after a lost answer the same request again is the same command.
+function newRef() {
+  return "dashboard-" + Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function commandSection(path, again) {
+  const rows = element("tbody", {});
+  const none = element("p", { class: "empty", hidden: true }, "No command has been sent yet.");
+  const columns = ["Created", "Command", "Status", "What is known", "By", ""];
+  const table = element("table", {}, element("thead", {}, element("tr", {}, columns.map((text) => element("th", { scope: "col" }, text)))), rows);
+  const section = element("section", { class: "card" }, element("div", { class: "row" }, element("h2", {}, "Commands"),
+    element("span", { class: "grow" }), maySend() && commandForm(path, again)), element("div", { class: "scroll" }, table), none);
+  const cancel = async (command, button) => {
+    button.disabled = true;
+    try { await api("POST", `/commands/${encodeURIComponent(command.id)}/cancel`); } catch (error) { notice(error.message); return; }
+    again();
+  };
+  const draw = (commands) => {
+    rows.replaceChildren(...commands.map((command) => commandRow(command, cancel)));
+    none.hidden = commands.length > 0;
+  };
+  return { section, draw };
+}
+
+function commandForm(path, again) {
+  const service = element("input", { class: "short", maxlength: 255, placeholder: "service", value: "r58-api", "aria-label": "Service", hidden: true });
+  const kind = element("select", { class: "short", "aria-label": "Command" },
+    element("option", { value: "ping" }, "Ping"), element("option", { value: "restart_service" }, "Restart service"));
+  const button = element("button", { type: "submit" }, "Send");
+  let ref = newRef();
+  const changed = () => { ref = newRef(); service.hidden = kind.value !== "restart_service"; };
+  kind.addEventListener("change", changed);
+  service.addEventListener("input", changed);
+  const send = async (event) => {
+    event.preventDefault();
+    const payload = kind.value === "restart_service" ? { service: service.value.trim() } : {};
+    button.disabled = true;
+    try {
+      await api("POST", `${path}/commands`, { type: kind.value, payload, ref });
+      ref = newRef();
+      again();
+    } catch (error) {
+      notice(error.message);
+    }
+    button.disabled = false;
+  };
+  return element("form", { class: "row", onsubmit: send }, kind, service, button);
+}
+
+function commandRow(command, cancel) {
+  const open = OPEN_STATES.includes(command.status);
+  const kind = Object.hasOwn(STATE_CLASSES, command.status) ? STATE_CLASSES[command.status] : "";
+  const known = [
+    command.held_reason, command.reason, command.error,
+    typeof command.progress_percent === "number" && open ? `${command.progress_percent} %` : null,
+    command.inferred ? "the device may still say otherwise" : null,
+    open && command.cancel_requested_at ? "asked to cancel" : null,
+  ].filter(Boolean).join("; ");
+  const cell = (content, kind) => element("td", { class: kind }, content);
+  const detail = Object.keys(command.payload || {}).length ? JSON.stringify(command.payload) : "";
+  const button = open && maySend() && !command.cancel_requested_at
+    && element("button", { type: "button", class: "plain", onclick: (event) => cancel(command, event.currentTarget) }, "Cancel");
+  return element("tr", {}, cell(clock(command.created_at), "number"),
+    cell([command.type, element("div", { class: "quiet mono" }, detail.length > 80 ? `${detail.slice(0, 80)}…` : detail)]),
+    cell(element("span", { class: `badge ${kind}` }, command.status.replaceAll("_", " "))),
+    cell(known || "–"), cell(command.created_by, "quiet"), cell([button]));
 }
 
 function beatRow(beat) {
