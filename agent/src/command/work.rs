@@ -189,7 +189,7 @@ impl Commands {
                 Stage::Ended(Box::new(End::TimedOut { error, result: None }))
             }
             Probe::NotDone => {
-                let error = "interrupted: the agent ended before the effect began".to_owned();
+                let error = "interrupted".to_owned();
                 Stage::Ended(Box::new(End::Failed { error, result: None }))
             }
             Probe::Ended(end) => Stage::Ended(Box::new(end)),
