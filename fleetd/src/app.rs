@@ -131,19 +131,22 @@ pub enum Worker {
     Dispatcher,
     /// Tells operators what became of their commands.
     Results,
+    /// Gives up what was handed out to devices that poll and never came to an end.
+    HttpCommands,
     /// Keeps what is desired of devices as tags, locks and descriptions say.
     Desired,
 }
 
 impl Worker {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::HeartbeatMonitor,
         Self::Retention,
         Self::MetricsAggregator,
         Self::Views,
         Self::Dispatcher,
         Self::Results,
+        Self::HttpCommands,
         Self::Desired,
     ];
 
@@ -157,6 +160,7 @@ impl Worker {
             Self::Views => "views",
             Self::Dispatcher => "dispatcher",
             Self::Results => "results",
+            Self::HttpCommands => "http_commands",
             Self::Desired => "desired",
         }
     }

@@ -49,6 +49,8 @@ pub enum Action {
     OverrideUnknown,
     /// Let a command run although a show is on.
     OverrideShow,
+    /// Tell what became of a command.
+    ReportCommand,
     /// See a show lock.
     ReadShowLock,
     /// Hold back what is disruptive for the time of a show.
@@ -81,7 +83,9 @@ impl Action {
         match self {
             Self::ReadOwnAccount => person(Role::Viewer, "account:read"),
             Self::ChangeOwnPassword => person(Role::Viewer, ""),
-            Self::Connect | Self::SendHeartbeat => Rule { person: None, own_device: true, scope: "" },
+            Self::Connect | Self::SendHeartbeat | Self::ReportCommand => {
+                Rule { person: None, own_device: true, scope: "" }
+            }
             Self::ListDevices | Self::ReadHistory => person(Role::Viewer, "devices:read"),
             Self::ReadDevice => Rule { person: Some(Role::Viewer), own_device: true, scope: "devices:read" },
             Self::ReadDeviceCommands => {
@@ -107,6 +111,11 @@ impl Action {
         }
     }
 
+    /// Whether the id in the path is that of a device.
+    const fn names_device(self) -> bool {
+        !matches!(self, Self::ReportCommand)
+    }
+
     /// What the audit log calls it, if it changes something.
     #[must_use]
     pub const fn audit_name(self) -> Option<&'static str> {
@@ -120,8 +129,8 @@ impl Action {
             | Self::ReadCommands
             | Self::ReadShowLock
             | Self::ReadConfig => None,
-            // Heartbeats are records, not changes.
-            Self::SendHeartbeat => None,
+            // What devices say are records, not changes.
+            Self::SendHeartbeat | Self::ReportCommand => None,
             Self::ChangeOwnPassword => Some("user.password"),
             Self::UpdateDevice | Self::SetTargetVersion => Some("device.update"),
             Self::SetShowLock => Some("show_lock.set"),
@@ -152,7 +161,7 @@ pub fn check(caller: &Caller, action: Action, device: Option<&str>) -> Result<()
                 return Err("a device may not do this; sign in as a person".to_owned());
             }
             match device {
-                Some(id) if id != own.device.as_str() && id != own.row.as_str() => {
+                Some(id) if action.names_device() && id != own.device.as_str() && id != own.row.as_str() => {
                     Err("a device may do this for itself only".to_owned())
                 }
                 _ => Ok(()),

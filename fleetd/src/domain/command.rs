@@ -1,5 +1,6 @@
 //! A command as the server keeps it. Pure.
 
+use protocol::command::payload::{ConfigChange, Payload};
 use protocol::command::standing::Standing;
 use protocol::command::{CommandState, CommandType};
 use protocol::id::{CommandId, DeviceId, StateId};
@@ -172,6 +173,15 @@ impl Command {
         self.standing.state
     }
 
+    /// What a `config` command changes.
+    #[must_use]
+    pub fn config_change(&self) -> Option<ConfigChange> {
+        match Payload::parse(self.order.kind, &self.order.payload) {
+            Ok(Payload::Config(change)) => Some(change),
+            _ => None,
+        }
+    }
+
     /// Takes a new standing and the times that go with it; `now` is ms since 1970.
     pub fn stand(&mut self, standing: Standing, now: i64) {
         use CommandState as S;
@@ -216,11 +226,20 @@ fn is_unknown(reason: Option<&str>) -> bool {
 }
 
 impl Command {
-    /// Since when the device has held it because nobody can tell whether a show is on, as far as its reports in `steps`
-    /// go; `None`: it does not wait for that now.
+    /// Since when it has been held because nobody can tell whether a show is on, as far as the history in `steps` goes; `None`: it does not wait for that now.
     #[must_use]
     pub fn unknown_since<'a>(&self, steps: impl IntoIterator<Item = &'a Step>) -> Option<i64> {
-        if self.state() != CommandState::Held || !is_unknown(self.held_reason.as_deref()) {
+        if !is_unknown(self.held_reason.as_deref()) {
+            return None;
+        }
+        if self.state() == CommandState::Pending {
+            // For a device that only polls the server does the holding, and its own lines are in order.
+            let lines: Vec<_> = steps.into_iter().collect();
+            let held =
+                |step: &&&Step| step.status == CommandState::Pending && is_unknown(step.detail.as_deref());
+            return lines.iter().rev().take_while(held).map(|step| step.at).min();
+        }
+        if self.state() != CommandState::Held {
             return None;
         }
         // By the device's numbers: a report of an earlier step may have come late.

@@ -9,6 +9,8 @@ pub mod device;
 pub mod dispatch;
 pub mod enrollment;
 pub mod fields;
+pub mod http_hold;
+pub mod http_report;
 pub mod lane;
 pub mod lease;
 pub mod network;

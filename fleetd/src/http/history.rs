@@ -15,7 +15,7 @@ use crate::domain::rollup::{METRICS, Rollup};
 use crate::service::ingest::{self, HeartbeatError};
 use crate::service::{Error, devices as service};
 use crate::store::device_state::DeviceKey;
-use crate::store::{heartbeats as stored, records as committed, rollups, summaries};
+use crate::store::{dispatch, heartbeats as stored, records as committed, rollups, summaries};
 
 /// Most bytes of a heartbeat by HTTP.
 const HEARTBEAT_MAX_BYTES: usize = 64 * 1024;
@@ -41,16 +41,17 @@ pub(super) async fn heartbeat(mut request: Request) -> Result<Response, Problem>
             HeartbeatError::Store(error) => error.into(),
         },
     )?;
-    let summary =
-        summaries::one(&request.app.store, &device.org.id, device.row.as_str(), request.app.clock.now_ms())
-            .await?;
+    let store = &request.app.store;
+    let now_ms = request.app.clock.now_ms();
+    let summary = summaries::one(store, &device.org.id, device.row.as_str(), now_ms).await?;
+    let waiting = dispatch::unacknowledged(store, device.row.as_str()).await?;
     json(
         StatusCode::OK,
         &json!({
             "ack": true,
-            "commands_pending": summary.as_ref().map_or(0, |summary| summary.latest.pending_commands),
+            "commands_pending": if device.approved { waiting } else { 0 },
             "target_version": summary.and_then(|summary| summary.target_version),
-            "server_time": rfc3339(request.app.clock.now_ms()),
+            "server_time": rfc3339(now_ms),
         }),
     )
 }

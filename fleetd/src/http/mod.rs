@@ -4,6 +4,8 @@ mod auth;
 mod commands;
 mod connect;
 mod dashboard;
+mod device_commands;
+mod device_config;
 mod devices;
 mod headers;
 mod history;

@@ -8,7 +8,10 @@ use warp::reply::Response;
 
 use super::table::Access::{Handler, Needs, Open};
 use super::table::Table;
-use super::{auth, commands, connect, dashboard, devices, history, leases, show_locks, system};
+use super::{
+    auth, commands, connect, dashboard, device_commands, device_config, devices, history, leases, show_locks,
+    system,
+};
 use crate::app::AppState;
 use crate::auth::policy::Action;
 
@@ -45,19 +48,23 @@ fn table() -> Table {
         .row(M::PUT,    "/api/v1/show-locks/{tag}",       Needs(Action::SetShowLock),   show_locks::lock_tag)
         .row(M::DELETE, "/api/v1/show-locks/{tag}",       Needs(Action::ClearShowLock), show_locks::unlock_tag)
         .row(M::DELETE, "/api/v1/redundancy-groups/{name}/lease", Needs(Action::ReleaseLease), leases::release)
+        // What a device should run with.
+        .row(M::GET,    "/api/v1/devices/{id}/config", Needs(Action::ReadConfig), device_config::get)
+        .row(M::PUT,    "/api/v1/devices/{id}/config", Needs(Action::SetConfig),  device_config::set)
         // What devices sent.
         .row(M::GET,    "/api/v1/devices/{id}/heartbeats", Needs(Action::ReadHistory), history::heartbeats)
         .row(M::GET,    "/api/v1/devices/{id}/metrics",    Needs(Action::ReadHistory), history::metrics)
         .row(M::GET,    "/api/v1/devices/{id}/records",    Needs(Action::ReadHistory), history::records)
         // Commands.
         .row(M::POST,   "/api/v1/devices/{id}/commands", Needs(Action::CreateCommand),      commands::create_for_device)
-        .row(M::GET,    "/api/v1/devices/{id}/commands", Needs(Action::ReadCommands),       commands::list_of_device)
+        .row(M::GET,    "/api/v1/devices/{id}/commands", Needs(Action::ReadDeviceCommands), device_commands::list_or_poll)
         .row(M::POST,   "/api/v1/devices/{id}/restart",  Needs(Action::CreateCommand),      commands::restart)
         .row(M::POST,   "/api/v1/devices/{id}/update",   Needs(Action::CreateUpdate),       commands::update)
         .alias(UNVERSIONED.0, UNVERSIONED.1)
         .row(M::POST,   "/api/v1/commands",               Needs(Action::CreateCommand),   commands::create)
         .row(M::GET,    "/api/v1/commands",               Needs(Action::ReadCommands),    commands::list)
         .row(M::GET,    "/api/v1/commands/{id}",          Needs(Action::ReadCommands),    commands::get)
+        .row(M::PATCH,  "/api/v1/commands/{id}",          Needs(Action::ReportCommand),   device_commands::report)
         .row(M::POST,   "/api/v1/commands/{id}/cancel",   Needs(Action::CancelCommand),   commands::cancel)
         .row(M::POST,   "/api/v1/commands/{id}/override", Needs(Action::OverrideUnknown), commands::override_show)
         // The server itself.

@@ -3,8 +3,10 @@
 pub mod accounts;
 pub mod commands;
 pub mod desired;
+pub mod device_config;
 pub mod devices;
 mod error;
+pub mod http_devices;
 pub mod ingest;
 pub mod leases;
 pub mod login;

@@ -14,9 +14,11 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use crate::{
     app::{AppState, Worker},
-    service::{desired, ingest::error_chain},
+    service::{desired, http_devices, ingest::error_chain},
 };
 
+/// How often commands that were handed out are looked through; their times are minutes and days.
+const HTTP_COMMANDS_EVERY: Duration = Duration::from_secs(30);
 /// How often what is desired of all devices is looked through; a change is seen to when it is made.
 const DESIRED_EVERY: Duration = Duration::from_secs(60);
 
@@ -34,6 +36,13 @@ pub fn start(app: &Arc<AppState>, stop: &watch::Receiver<bool>, tasks: &mut Join
         Worker::MetricsAggregator,
         aggregator::EVERY,
         |app| async move { aggregator::step(&app).await },
+    ));
+    tasks.spawn(run(
+        app.clone(),
+        stop.clone(),
+        Worker::HttpCommands,
+        HTTP_COMMANDS_EVERY,
+        |app| async move { http_devices::give_up_overdue(&app).await },
     ));
     tasks.spawn(run(app.clone(), stop.clone(), Worker::Desired, DESIRED_EVERY, |app| async move {
         desired::refresh_all(&app).await

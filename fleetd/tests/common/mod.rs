@@ -14,7 +14,7 @@ use fleetd::clock::Clock;
 use fleetd::config::{Config, Secret};
 use fleetd::service::accounts::{self, KeyTerms, NewUser};
 use fleetd::store::Store;
-use protocol::id::{OrgSlug, Role};
+use protocol::id::{DeviceId, OrgSlug, Role};
 use serde_json::Value;
 
 /// The password of every account.
@@ -28,6 +28,9 @@ impl LiveConnections for Ended {
     fn end(&self, who: &PrincipalKey) -> usize {
         self.0.lock().unwrap().push(who.to_string());
         1
+    }
+    fn device_connected(&self, _: &OrgSlug, _: &DeviceId) -> bool {
+        false
     }
     fn healthy(&self) -> bool {
         true

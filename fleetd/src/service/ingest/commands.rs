@@ -16,12 +16,14 @@ use crate::{
     auth::token::TokenHash,
     domain::{
         command::{Command, Path},
+        desired::Desired,
         device::DeviceRowId,
         dispatch,
         lane::Stored,
         report::{self, Folded},
     },
-    store::{Statement, StoreError, commands, credentials, dispatch as lookup},
+    service::desired,
+    store::{Statement, StoreError, commands, credentials, desired as wanted, dispatch as lookup},
 };
 
 /// How long a device has to use a token that it has announced, in ms.
@@ -36,6 +38,8 @@ pub(super) struct Touched {
     pub(super) statements: Vec<Statement>,
     /// A command has moved, or a birth has come: the dispatcher and the results worker should look.
     pub(super) moved: bool,
+    /// What is desired of the device, once a completed command has changed it.
+    desired: Option<Desired>,
 }
 
 impl Ingest {
@@ -96,6 +100,16 @@ impl Ingest {
             touched.statements.push(lookup::keep_quiet(command.order.id.as_str(), command.revision));
         }
         touched.moved = true;
+        let completed = step.as_ref().is_some_and(|step| step.status == CommandState::Completed) && !late;
+        if let Some(change) = command.config_change().filter(|_| completed) {
+            let (org, device) = (command.order.org_id.clone(), command.order.device_id.clone());
+            if touched.desired.is_none() {
+                touched.desired = Some(wanted::get(&self.store, &org, &device).await?);
+            }
+            if let Some(desired) = &mut touched.desired {
+                touched.statements.extend(desired::merge_config(desired, &change.changes, now));
+            }
+        }
         if let Some(hash) = report::announced_token(command, report) {
             let (id, device) = (command.order.id.clone(), command.order.device_id.clone());
             let open = commands::open_of(&self.store, &device).await?;
