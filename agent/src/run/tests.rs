@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod commands;
+mod kills;
 mod peer;
 mod scenarios;
 mod words;

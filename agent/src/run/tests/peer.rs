@@ -44,9 +44,22 @@ impl Peer {
 
     /// The next connection, accepted and subscribed.
     pub(super) async fn accept(&self) -> (Wire, Connect) {
-        let (mut wire, connect) = self.knock().await;
+        let (wire, connect) = self.knock().await;
+        self.welcome(wire).await.map(|wire| (wire, connect)).expect("SUBSCRIBE")
+    }
+
+    /// As [`Self::accept`]; `None` if nobody comes within a second, or not all the way.
+    pub(super) async fn accept_or_none(&self) -> Option<(Wire, Connect)> {
+        let accepted = tokio::time::timeout(Duration::from_secs(1), self.listener.accept()).await.ok()?;
+        let mut wire = Wire { socket: accepted.unwrap().0, buffer: BytesMut::new() };
+        let Packet::Connect(connect) = wire.packet().await? else { panic!("CONNECT comes first") };
+        self.welcome(wire).await.map(|wire| (wire, connect))
+    }
+
+    async fn welcome(&self, mut wire: Wire) -> Option<Wire> {
         wire.send(Packet::ConnAck(ConnAck::new(ConnectReturnCode::Success, false))).await;
         match wire.packet().await {
+            None => None,
             Some(Packet::Subscribe(subscribe)) => {
                 let filters: Vec<&str> =
                     subscribe.filters.iter().map(|filter| filter.path.as_str()).collect();
@@ -54,10 +67,10 @@ impl Peer {
                 assert_eq!(filters, [&own[0], &own[1], &own[2], "fleet/v1/server/+"]);
                 let codes = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce); filters.len()];
                 wire.send(Packet::SubAck(SubAck::new(subscribe.pkid, codes))).await;
+                Some(wire)
             }
             other => panic!("SUBSCRIBE, not {other:?}"),
         }
-        (wire, connect)
     }
 }
 
@@ -97,20 +110,32 @@ impl Wire {
 
     /// The next publish: its leaf and itself, with receipt.
     pub(super) async fn publish(&mut self) -> (String, Publish) {
+        self.publish_or_end().await.expect("a publish")
+    }
+
+    /// As [`Self::publish`]; `None` at the end of the connection.
+    pub(super) async fn publish_or_end(&mut self) -> Option<(String, Publish)> {
         match self.packet().await {
             Some(Packet::Publish(publish)) => {
                 self.send(Packet::PubAck(PubAck::new(publish.pkid))).await;
-                (publish.topic.strip_prefix(SUBTREE).expect("the device's own topic").to_owned(), publish)
+                let leaf = publish.topic.strip_prefix(SUBTREE).expect("the device's own topic");
+                Some((leaf.to_owned(), publish))
             }
+            None | Some(Packet::Disconnect) => None,
             other => panic!("PUBLISH, not {other:?}"),
         }
     }
 
     /// The next publish, which must be a birth.
     pub(super) async fn birth(&mut self) -> Birth {
-        let (leaf, publish) = self.publish().await;
+        self.birth_or_end().await.expect("a birth")
+    }
+
+    /// As [`Self::birth`]; `None` at the end of the connection.
+    pub(super) async fn birth_or_end(&mut self) -> Option<Birth> {
+        let (leaf, publish) = self.publish_or_end().await?;
         assert_eq!((leaf.as_str(), publish.retain), ("birth", false));
-        codec::decode(&publish.payload, limit::COMMAND_BYTES).unwrap()
+        Some(codec::decode(&publish.payload, limit::COMMAND_BYTES).unwrap())
     }
 
     pub(super) async fn say(&mut self, topic: &str, payload: Vec<u8>) {
