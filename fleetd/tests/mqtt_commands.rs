@@ -157,6 +157,81 @@ fn an_absent_device_gets_its_commands_when_it_comes_and_its_desired_state_before
 }
 
 #[test]
+fn many_large_commands_reach_a_device_a_few_at_a_time() {
+    const MANY: usize = 24;
+    let stage = Stage::new();
+    let operator = stage.operator();
+    let args: Vec<String> = (0..10).map(|_| "x".repeat(4_000)).collect();
+    for n in 0..MANY {
+        operator.ask(&json!({"to": "cam-1", "type": "custom", "ref": n.to_string(),
+            "payload": {"script": "x.sh", "args": args}}));
+    }
+    (0..MANY).for_each(|_| drop(operator.hears("accepted")));
+    // All of it is more than the broker would queue for one device.
+    let device = stage.device(1);
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < MANY {
+        let run = device.run();
+        if seen.insert(run.id.clone()) {
+            device.report(run.id.as_str(), 1, "rejected");
+        }
+    }
+    assert_eq!(stage.metric("fleet_commands_sent_total"), MANY as u64, "each once");
+}
+
+#[test]
+fn after_a_restore_the_device_is_asked_and_its_word_counts() {
+    let stage = Stage::new();
+    let Stage { data, server, token } = stage;
+    let operator = Operator::connect(&server, "admin");
+    for reference in ["ran", "never"] {
+        operator.ask(&json!({"to": "cam-1", "type": "reboot", "ref": reference}));
+        operator.hears("accepted");
+    }
+    assert!(server.terminate());
+    let copy = tempfile::tempdir().unwrap();
+    let files = || std::fs::read_dir(data.path()).unwrap().map(|entry| entry.unwrap().path());
+    let is_database = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().contains(".db");
+    for file in files().filter(is_database) {
+        std::fs::copy(&file, copy.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let server = Server::start(data.path());
+    let device = Box::connect(&server, "cam-1", &token, 1);
+    let (one, two) = (device.run(), device.run());
+    device.report(one.id.as_str(), 1, "running");
+    device.report(one.id.as_str(), 2, "completed");
+    assert!(server.terminate());
+    drop(device);
+
+    // The copy comes back, in which nothing was sent; the second command's journal entry is lost with its device's disk.
+    files().filter(is_database).for_each(|file| std::fs::remove_file(file).unwrap());
+    for entry in std::fs::read_dir(copy.path()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, data.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let database = files().find(|path| path.extension().is_some_and(|end| end == "db")).unwrap();
+    let marked = rusqlite::Connection::open(database).unwrap();
+    assert_eq!(marked.execute("UPDATE commands SET query_first = 1", []).unwrap(), 2);
+    drop(marked);
+    let server = Server::start(data.path());
+    let operator = Operator::connect(&server, "admin");
+    let device = Box::connect(&server, "cam-1", &token, 2);
+    let asked: std::collections::BTreeSet<_> = (0..2)
+        .map(|_| match device.action("the question") {
+            DeviceAction::Query(id) => id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(asked, [one.id.clone(), two.id.clone()].into());
+    device.report(one.id.as_str(), 2, "completed");
+    device.report(two.id.as_str(), 1, "indeterminate");
+    assert_eq!(operator.hears("completed")["ref"], "ran");
+    assert_eq!(operator.hears("indeterminate")["ref"], "never");
+    let after = device.all(MOMENT);
+    assert!(!after.iter().any(|heard| matches!(heard, Heard::Command(_, DeviceAction::Run(_)))), "{after:?}");
+}
+
+#[test]
 fn what_a_device_has_not_acknowledged_comes_again_with_its_next_birth_and_after_that_never() {
     let stage = Stage::new();
     let operator = stage.operator();

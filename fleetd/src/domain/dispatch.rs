@@ -29,6 +29,11 @@ pub const QUIET_MS: i64 = 60_000;
 /// ... and if the reports that it has kept have not come within this time, in ms.
 pub const SETTLE_MS: i64 = 5_000;
 
+/// Commands that may be on their way to one device without its answer; the others wait where the server alone decides.
+pub const WINDOW: usize = 32;
+/// Bytes of their payloads; well within what the broker queues for one device.
+pub const WINDOW_BYTES: usize = 128 * 1024;
+
 /// What is known of a command's device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
@@ -88,6 +93,9 @@ fn pending(command: &Command, others: &[Command], to: &Recipient, now: i64) -> O
     if command.order.kind == CommandType::RotateToken && others.iter().any(rotates) {
         return None;
     }
+    if !has_room(command, others) {
+        return None;
+    }
     next.stand(command.standing.by_server(CommandState::Sent)?, now);
     next.bound = Some(Path::Mqtt);
     next.sent_state_id = Some(state_id);
@@ -100,6 +108,15 @@ fn pending(command: &Command, others: &[Command], to: &Recipient, now: i64) -> O
         messages: vec![message],
         state_id: Some(state_id),
     })
+}
+
+/// Whether one more may be on its way.
+fn has_room(command: &Command, others: &[Command]) -> bool {
+    let on_their_way = || others.iter().filter(|other| other.state() == CommandState::Sent);
+    let count = on_their_way().take(WINDOW).count();
+    let bytes = |command: &Command| command.order.payload.to_string().len();
+    count == 0
+        || (count < WINDOW && on_their_way().map(bytes).sum::<usize>() + bytes(command) <= WINDOW_BYTES)
 }
 
 fn sent(command: &Command, to: &Recipient, now: i64) -> Option<Plan> {

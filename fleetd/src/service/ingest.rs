@@ -379,7 +379,7 @@ impl Ingest {
         if let (true, Some(born)) = (acknowledge, &loaded.lane.born) {
             let tell_time = full_ack || now - loaded.time_told_at >= TIME_EVERY_MS;
             loaded.time_told_at = if tell_time { now } else { loaded.time_told_at };
-            let commands_pending = match full_ack {
+            let commands_pending = match full_ack || moved {
                 true => Some(dispatch::unacknowledged(&self.store, &loaded.key.device_id).await?),
                 false => None,
             };

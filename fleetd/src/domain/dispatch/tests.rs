@@ -265,6 +265,31 @@ fn one_rotation_of_the_token_at_a_time() {
 }
 
 #[test]
+fn only_so_many_commands_are_on_their_way_to_a_device() {
+    let mut open: Vec<Command> = (0..100).map(|n| command(&format!("c{n}"), CommandType::Ping)).collect();
+    let send_all = |open: &mut Vec<Command>| {
+        for at in 0..open.len() {
+            if let Some(plan) = plan(&open[at], open, &to(CREATED), CREATED)
+                && plan.step.is_some()
+            {
+                open[at] = plan.command;
+            }
+        }
+        open.iter().filter(|command| command.state() == CommandState::Sent).count()
+    };
+    assert_eq!(send_all(&mut open), WINDOW);
+    open[3].stand(Standing { state: CommandState::Acked, inferred: false, report_seq: 1 }, CREATED);
+    assert_eq!(send_all(&mut open), WINDOW);
+    assert_eq!(open[WINDOW].state(), CommandState::Sent, "the next in order");
+
+    let mut large: Vec<Command> = (0..10).map(|n| command(&format!("l{n}"), CommandType::Custom)).collect();
+    for command in &mut large {
+        command.order.payload = json!({"script": "x", "args": ["y".repeat(50_000)]});
+    }
+    assert_eq!(send_all(&mut large), 2);
+}
+
+#[test]
 fn a_command_that_is_bound_to_http_is_left_to_the_poll() {
     let mut sent = in_state(CommandState::Sent);
     sent.bound = Some(Path::Http);
