@@ -17,8 +17,8 @@ pub struct Situation {
     pub command_types: Option<Vec<String>>,
     /// A show lock stands.
     pub locked: bool,
-    /// Another device of its redundancy group is not heard.
-    pub partner_away: bool,
+    /// A device of its redundancy group, perhaps itself, is not heard.
+    pub group_away: bool,
     /// Another device of its redundancy group has the group's lease.
     pub lease_taken: bool,
 }
@@ -55,7 +55,7 @@ impl Situation {
                 }
             }
         }
-        if self.partner_away {
+        if self.group_away {
             return Some("awaiting_lease: another device of its redundancy group is offline".to_owned());
         }
         self.lease_taken.then(|| "awaiting_lease: it is the turn of another device of its group".to_owned())
@@ -77,7 +77,7 @@ mod tests {
             live: Some(false),
             command_types: Some(vec!["ping".to_owned(), "reboot".to_owned(), "restart_service".to_owned()]),
             locked: false,
-            partner_away: false,
+            group_away: false,
             lease_taken: false,
         }
     }
@@ -102,7 +102,7 @@ mod tests {
             (Situation { locked: true, live: Some(true), ..ready() }, "show_lock"),
             (Situation { live: Some(true), ..ready() }, "live"),
             (Situation { live: None, ..ready() }, "app_status_unknown"),
-            (Situation { partner_away: true, ..ready() }, "awaiting_lease"),
+            (Situation { group_away: true, ..ready() }, "awaiting_lease"),
             (Situation { lease_taken: true, ..ready() }, "awaiting_lease"),
         ];
         for (situation, word) in cases {

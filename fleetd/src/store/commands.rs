@@ -314,6 +314,15 @@ pub async fn by_request(
     select(store, &condition, params).await
 }
 
+/// How many commands of an organisation have not ended.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn open_in_all(store: &Store, org: &OrgId) -> Result<i64, StoreError> {
+    let sql = format!("SELECT count(*) AS open FROM commands WHERE org_id = ?1 AND status IN {OPEN}");
+    store.query_one(sql, values![org.as_str()]).await?.map_or(Ok(0), |row| row.int("open"))
+}
+
 /// How many commands of each device of an organisation have not ended; devices without any are left out.
 ///
 /// # Errors

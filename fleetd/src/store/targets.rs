@@ -85,9 +85,9 @@ pub async fn situations(
         "SELECT d.id, d.device_id, d.approval, s.online, s.live, s.birth, \
          EXISTS (SELECT 1 FROM show_locks l WHERE {LOCK_OF_DEVICE} AND l.starts_at <= ?{now} AND l.ends_at > ?{now}) \
          AS locked, \
-         EXISTS (SELECT 1 FROM devices p LEFT JOIN device_state ps ON ps.device_id = p.id WHERE p.org_id = d.org_id \
-         AND p.redundancy_group = d.redundancy_group AND p.id <> d.id AND p.decommissioned_at IS NULL \
-         AND coalesce(ps.online, 0) = 0) AS partner_away, \
+         CASE WHEN d.redundancy_group IN (SELECT p.redundancy_group FROM devices p \
+         LEFT JOIN device_state ps ON ps.device_id = p.id WHERE p.org_id = ?1 AND p.redundancy_group IS NOT NULL \
+         AND p.decommissioned_at IS NULL AND coalesce(ps.online, 0) = 0) THEN 1 ELSE 0 END AS group_away, \
          EXISTS (SELECT 1 FROM redundancy_leases r WHERE r.org_id = d.org_id AND r.name = d.redundancy_group \
          AND r.device_id <> d.id) AS lease_taken \
          FROM devices d LEFT JOIN device_state s ON s.device_id = d.id WHERE {condition}"
@@ -101,7 +101,7 @@ pub async fn situations(
             live: row.opt_bool("live")?,
             command_types: birth.map(|birth| birth.command_types),
             locked: row.bool("locked")?,
-            partner_away: row.bool("partner_away")?,
+            group_away: row.bool("group_away")?,
             lease_taken: row.bool("lease_taken")?,
         })
     };

@@ -181,13 +181,18 @@ impl<'a> Making<'a> {
             now_ms,
             expires_at: request.expires_at(now_ms, default_ms),
             known: HashMap::new(),
-            open: commands::open_counts(&app.store, org).await?,
-            open_in_all: 0,
+            open: HashMap::new(),
+            open_in_all: commands::open_in_all(&app.store, org).await?,
         };
-        making.open_in_all = making.open.values().sum();
         let alone = match making.devices.as_slice() {
             [device] => Some(&device.id),
             _ => None,
+        };
+        making.open = match alone {
+            Some(device) => {
+                HashMap::from([(device.clone(), commands::open_count(&app.store, device).await?)])
+            }
+            None => commands::open_counts(&app.store, org).await?,
         };
         let known = making.known_of(alone).await?;
         making.known = known.into_iter().map(|command| (command.order.device_id.clone(), command)).collect();
