@@ -213,6 +213,14 @@ impl Config {
         }
     }
 
+    /// What the application and its recordings are watched by.
+    #[must_use]
+    pub(crate) fn application(&self) -> impl PartialEq + use<> {
+        let url = self.app_status_url.as_ref().map(ToString::to_string);
+        let dirs = (self.recordings_dir.clone(), self.app_dir.clone());
+        (url, self.app_status_fields.clone(), self.app_unit.clone(), dirs)
+    }
+
     /// Whether the device can log in somewhere: it knows a server, and has a token or a certificate.
     #[must_use]
     pub fn is_enrolled(&self) -> bool {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::effects::{Done, Effects};
-use super::messages;
 use super::probe::{Probe, Seen};
 use super::report::Reporter;
 use super::rotation::Turn;
@@ -21,7 +20,6 @@ use crate::kernel::Kernel;
 use crate::link::{Link, LinkError, LinkEvent, LinkSettings, Tag};
 use crate::lock::LockError;
 use crate::metrics::Metrics;
-use crate::record::Record;
 use crate::service_manager::ServiceManager;
 use crate::status::StatusFile;
 
@@ -50,13 +48,15 @@ pub(super) struct Agent {
     pub(super) commands_retry_at: Duration,
     /// While a command waits for the application.
     pub(super) next_look: Duration,
+    /// What the server wants and could not be stored, and when to try again.
+    pub(super) desired_again: Option<(Duration, Vec<u8>)>,
     /// The question whose answer a command waits for, right before its effect.
     pub(super) fresh_look: Option<u64>,
     /// A change of the device's token that is under way.
     pub(super) rotation: Option<Turn>,
     pub(super) probe: Probe,
     pub(super) origin: Instant,
-    next_heartbeat: Duration,
+    pub(super) next_heartbeat: Duration,
     /// Whether the last request for measurements was not taken.
     metrics_hang: bool,
     /// What kept the last record from being kept, so that the log says it once.
@@ -97,6 +97,7 @@ impl Agent {
             clock: TrustedClock::default(),
             commands_retry_at: Duration::ZERO,
             next_look: Duration::ZERO,
+            desired_again: None,
             fresh_look: None,
             rotation: None,
             probe,
@@ -166,8 +167,17 @@ impl Agent {
         // Without a state there is nothing to connect with.
         let session = store.and_then(|_| self.session.wake_at());
         let watchdog = self.service.watchdog_interval().map(|interval| self.now() + interval);
-        let due =
-            [uplink, folder, session, watchdog, self.commands_at(), self.rotation_at()].into_iter().flatten();
+        let due = [
+            uplink,
+            folder,
+            session,
+            watchdog,
+            self.commands_at(),
+            self.rotation_at(),
+            self.desired_again.as_ref().map(|(at, _)| *at),
+        ]
+        .into_iter()
+        .flatten();
         due.chain([self.next_heartbeat, self.report_at()]).min().unwrap_or(Duration::ZERO)
     }
 
@@ -199,6 +209,9 @@ impl Agent {
             self.connect(now).await;
             // First this: it may find out that the state, and with it the journal, is an older copy.
             self.send().await;
+            if let Some((_, payload)) = self.desired_again.take_if(|(at, _)| now >= *at) {
+                self.desired(&payload).await;
+            }
             self.turn_commands().await;
             self.turn_rotation().await;
             self.send().await;
@@ -267,30 +280,6 @@ impl Agent {
         }
     }
 
-    /// Somebody may have enrolled the device since.
-    pub(super) fn read_config_again(&mut self) {
-        match Config::load(self.config.file.as_deref()) {
-            // Another state folder needs another process.
-            Ok(config) if config.state_dir == self.config.state_dir => self.use_config(config),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the configuration cannot be read again"),
-        }
-    }
-
-    fn use_config(&mut self, config: Config) {
-        crate::service_manager::set_debug(config.debug);
-        let interval_changed = config.heartbeat_interval_seconds != self.config.heartbeat_interval_seconds;
-        self.config = config;
-        if interval_changed {
-            let interval = Duration::from_secs(u64::from(self.config.heartbeat_interval_seconds));
-            self.next_heartbeat = self.next_heartbeat.min(self.now() + interval);
-            // The birth says it too.
-            if let Some(store) = &mut self.folder.store {
-                store.uplink.birth_has_changed();
-            }
-        }
-    }
-
     async fn link_event(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Up => self.link_up(),
@@ -344,58 +333,6 @@ impl Agent {
         }
     }
 
-    async fn app_seen(&mut self, app: AppStatus, answers: Option<u64>) {
-        self.app_seen_at = Some(self.now());
-        let ts = self.kernel.wall_ms();
-        let live = app.liveness.as_option();
-        let before = self.app.as_ref().and_then(|app| app.liveness.as_option());
-        let version_changed = self.app.as_ref().and_then(|app| app.version.as_ref()) != app.version.as_ref();
-        self.app = Some(app);
-        self.reporter.touch();
-        if answers >= self.fresh_look && self.fresh_look.take().is_some() {
-            // Before anything else: what was seen is fresh now.
-            self.commands.looked(self.moment());
-            self.turn_commands().await;
-        }
-        let Some(store) = &mut self.folder.store else { return };
-        let active = self.app.as_ref().map(|app| app.answer.active_inputs.as_slice()).unwrap_or_default();
-        let new = messages::new_inputs(active, &store.inputs);
-        let birth_changed = version_changed || !new.is_empty();
-        let added = if new.is_empty() { Ok(()) } else { store.add_inputs(new).await };
-        if birth_changed {
-            store.uplink.birth_has_changed();
-        }
-        if let Err(error) = added {
-            self.store_failed(&error);
-        }
-        let (Some(store), Some(event)) = (&mut self.folder.store, messages::show_event(before, live, ts))
-        else {
-            return;
-        };
-        let kept = store.keep(Record::Event(event), ts).await;
-        self.kept(kept);
-    }
-
-    async fn heartbeat(&mut self, metrics: &Metrics) {
-        let ts = self.kernel.wall_ms();
-        let Some(store) = &mut self.folder.store else { return };
-        let depth = store.uplink.outbox().depth();
-        let heartbeat = messages::heartbeat(
-            &self.kernel,
-            metrics,
-            self.app.as_ref(),
-            &store.inputs,
-            depth,
-            self.commands.digest(),
-        );
-        let kept = store.keep(Record::Heartbeat(heartbeat), ts).await;
-        if kept.is_ok() {
-            self.reporter.last_heartbeat_at_ms = Some(ts);
-            self.reporter.touch();
-        }
-        self.kept(kept);
-    }
-
     /// Notes how an attempt to keep something went.
     pub(super) fn kept(&mut self, outcome: Result<(), StoreError>) {
         match outcome {
@@ -407,7 +344,7 @@ impl Agent {
         }
     }
 
-    fn store_failed(&mut self, error: &StoreError) {
+    pub(super) fn store_failed(&mut self, error: &StoreError) {
         self.note_trouble(error);
         if error.is_fatal() {
             // Nobody knows what the database holds: it must be opened and checked again, and the server asked.

@@ -190,7 +190,7 @@ impl Agent {
         match done {
             Done::Prepared(id, Ok(prepared)) => {
                 self.commands.prepared(&id, Ok(prepared.1.to_text()));
-                self.effects.keep(id, *prepared);
+                self.effects.keep(id, *prepared, |id| self.commands.get(id).is_some());
             }
             Done::Prepared(id, Err(refusal)) => self.commands.prepared(&id, Err(refusal.to_string())),
             Done::Ended(id, outcome) => {

@@ -1,6 +1,8 @@
 //! What the server wants of this device: config, show locks, redundancy group. Applied when its version is higher than
 //! the last one, kept on disk, and answered by what is in force then.
 
+use std::time::Duration;
+
 use protocol::codec::{self, limit};
 use protocol::message::{Desired, Reported};
 
@@ -13,6 +15,8 @@ use crate::state::Kept;
 
 /// Locks that are looked at; a server sends a few.
 const LOCKS_MAX: usize = 1_000;
+/// After a wish that could not be stored.
+const RETRY: Duration = Duration::from_secs(30);
 /// Longest value in a report that would be too large otherwise, in bytes.
 const VALUE_SHOWN_MAX_LEN: usize = 200;
 
@@ -65,6 +69,8 @@ impl Agent {
         let Some(store) = &mut self.folder.store else { return };
         let kept = Kept { desired: Some(desired), reported: Some(reported) };
         let kept = store.keep_desired(kept, true, ts_ms).await;
+        // The server says it again only with the next birth.
+        self.desired_again = kept.is_err().then(|| (self.now() + RETRY, payload.to_vec()));
         self.kept(kept);
         self.reporter.touch();
     }

@@ -65,12 +65,14 @@ impl Effects {
         })
     }
 
-    /// Keeps what is ready to be done.
-    pub(super) fn keep(&mut self, id: CommandId, prepared: (Prepared, Observed)) {
-        // Of one that never began nothing is needed any more.
-        if self.prepared.len() > 16 {
-            self.prepared.clear();
-        }
+    /// Keeps what is ready to be done. Of commands that are not open any more nothing is kept.
+    pub(super) fn keep(
+        &mut self,
+        id: CommandId,
+        prepared: (Prepared, Observed),
+        is_open: impl Fn(&CommandId) -> bool,
+    ) {
+        self.prepared.retain(|id, _| is_open(id));
         self.prepared.insert(id, prepared);
     }
 

@@ -12,7 +12,9 @@ mod probe;
 mod report;
 mod rotation;
 mod say;
+mod sensors;
 mod session;
+mod settings;
 mod store;
 
 #[cfg(test)]

@@ -299,3 +299,31 @@ async fn a_new_token_that_is_refused_is_given_up_for_the_one_before() {
     beside(dir.path(), script).await;
     assert!(fs::read_to_string(dir.path().join("fleet.conf")).unwrap().contains(&"ab".repeat(32)));
 }
+
+#[tokio::test]
+async fn another_address_of_the_application_is_asked_at_once() {
+    let (dir, peer) = (tempfile::tempdir().unwrap(), Peer::new().await);
+    write_config(dir.path(), &peer.url());
+    let file = dir.path().join("fleet.conf");
+    fs::write(&file, fs::read_to_string(&file).unwrap() + "ALLOWED_CONFIG_KEYS=APP_STATUS_URL\n").unwrap();
+    let application = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/status", application.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in application.incoming() {
+            let body = r#"{"status": "recording"}"#;
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let _ = std::io::Read::read(&mut stream.as_ref().unwrap(), &mut [0; 4096]);
+            let _ = std::io::Write::write_all(&mut stream.unwrap(), answer.as_bytes());
+        }
+    });
+    let script = async {
+        let mut server = Server::accept(&peer).await;
+        server.run("c1", "reboot", json!({}), None).await;
+        assert!(server.until_state("c1", "held").await.reason.unwrap().starts_with("app_status_unknown"));
+        server.run("c2", "config", json!({"changes": {"APP_STATUS_URL": url}}), None).await;
+        let is_live =
+            |report: &CommandReport| report.reason.as_deref().is_some_and(|r| r.starts_with("live: "));
+        server.until(|server| server.reports.iter().any(is_live)).await;
+    };
+    beside(dir.path(), script).await;
+}
