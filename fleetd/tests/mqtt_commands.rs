@@ -431,12 +431,31 @@ fn a_new_token_takes_over_when_it_is_first_used_and_the_old_one_dies() {
         agent.get(&http).header("x-device-token", token).call().unwrap().status().as_u16()
     };
     assert_eq!(connect(&stage.token), 200);
-    drop(device);
+    let old = device;
     let device = Box::connect(&stage.server, "cam-1", &new, 2);
+    let ends = |device: &Box| {
+        let began = std::time::Instant::now();
+        device.mqtt.wait_for(Duration::from_secs(60), |_, _| false);
+        began.elapsed() < Duration::from_secs(30)
+    };
+    assert!(ends(&old), "so has its connection");
     assert_eq!(connect(&stage.token), 401, "the old one is dead");
     assert_eq!(connect(&new), 200);
     device.report(run.id.as_str(), 2, "completed");
     operator.hears("completed");
+
+    // Once more, with the first use by HTTP.
+    operator.ask(&json!({"to": "cam-1", "type": "rotate_token", "ref": "2"}));
+    let run = device.run();
+    let newer = "cd".repeat(32);
+    let announce = CommandReport {
+        token_sha256: Some(Bytes(Sha256::digest(&newer).to_vec())),
+        ..device.a_report(run.id.as_str(), 1, "running")
+    };
+    device.send(&announce);
+    assert_eq!(connect(&newer), 200);
+    assert!(ends(&device), "a connection with the old token ends");
+    assert_eq!(connect(&new), 401);
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //! what is due. What to do is decided by [`crate::domain::dispatch`] and [`crate::domain::lease`]; here it is loaded,
 //! committed and published, in this order.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
@@ -105,12 +108,18 @@ impl Dispatcher {
             let next = Instant::now() + FULL_EVERY.max(began.elapsed() * FULL_SHARE);
             self.with_memory(|memory| memory.next_full = Some(next));
         }
-        for id in marked {
-            let id = DeviceRowId::new(id.clone());
-            let open = commands::open_of(store, &id).await?;
-            if let Some(target) = lookup::target(store, id.as_str()).await? {
-                devices.insert(id, (target, open));
-            }
+        let loaded: Vec<Result<_, StoreError>> = stream::iter(marked.clone())
+            .map(|id| async move {
+                let id = DeviceRowId::new(id);
+                let open = commands::open_of(store, &id).await?;
+                let target = lookup::target(store, id.as_str()).await?;
+                Ok(target.map(|target| (id, (target, open))))
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        for device in loaded {
+            devices.extend(device?);
         }
         let results: Vec<Result<(), StoreError>> = stream::iter(devices.into_values())
             .map(|(target, open)| async move { self.see_to(&target, open).await })

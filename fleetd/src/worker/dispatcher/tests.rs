@@ -1,0 +1,319 @@
+#![allow(clippy::unwrap_used)]
+
+use broker::{Broker, Limits, ServiceSubscriber};
+use protocol::{
+    codec,
+    command::{CommandType, open_digest, standing::Standing},
+    id::StateId,
+    message::{Birth, Desired, DeviceCommand},
+};
+use serde_json::json;
+
+use super::*;
+use crate::{
+    auth::{AuthState, mqtt::DatabaseAuthenticator},
+    clock::Clock,
+    config::Config,
+    domain::{
+        command::{Order, Path},
+        org::OrgId,
+    },
+    store::{
+        Statement, Store,
+        device_state::{self, DeviceKey},
+    },
+    values,
+};
+
+const NOW: i64 = 1_766_916_000_000;
+const DAY: i64 = 86_400_000;
+const ORG: &str = "00000000-0000-4000-8000-000000000001";
+const STATE: StateId = StateId([7; 8]);
+
+/// The dispatcher over a real store and a real broker, at a time that stands still.
+struct Bench {
+    app: Arc<AppState>,
+    dispatcher: Dispatcher,
+    heard: ServiceSubscriber,
+    _folder: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::new(folder.path().to_owned());
+        let clock = Clock::fixed(NOW);
+        let store = Store::open(&config.database, None).unwrap();
+        let auth = AuthState::open(&config, &clock).unwrap();
+        let app = Arc::new(AppState::new(store, config, clock, auth));
+        let authenticator = Arc::new(DatabaseAuthenticator::new(app.clone()));
+        let broker = Broker::start(Limits::default(), authenticator).unwrap();
+        let filters = ["fleet/v1/+/device/+/command", "fleet/v1/+/device/+/desired"];
+        let (publisher, heard) = broker.service_link("test", &filters).unwrap();
+        let dispatcher = Dispatcher::new(app.clone(), publisher);
+        Self { app, dispatcher, heard, _folder: folder }
+    }
+
+    async fn sql(&self, sql: &'static str, params: Vec<crate::store::Value>) {
+        self.app.store.apply_one(Statement::new(sql, params)).await.unwrap();
+    }
+
+    async fn device(&self, id: &str) {
+        let sql = "INSERT INTO devices (id, org_id, device_id, name, approval, arch, created_at, updated_at) \
+                   VALUES (?1, ?2, ?1, ?1, 'approved', 'aarch64', 0, 0)";
+        self.sql(sql, values![id, ORG]).await;
+    }
+
+    async fn born(&self, id: &str) {
+        let key = DeviceKey { device_id: id.to_owned(), org_id: ORG.to_owned() };
+        let birth = Birth {
+            state_id: STATE,
+            connection: 1,
+            next_seq: 1,
+            boot_id: "b".to_owned(),
+            agent_version: "0.1.0".to_owned(),
+            app_version: None,
+            arch: "aarch64".to_owned(),
+            inputs: vec![],
+            command_types: vec![],
+            interval_seconds: 60,
+            transport: "mqtt".to_owned(),
+            ts: 0,
+            since_boot_ms: 0,
+            app_unit: None,
+        };
+        let put = device_state::put_birth(&key, &birth, None, self.app.clock.now_ms());
+        self.app.store.apply_one(put).await.unwrap();
+    }
+
+    async fn command(&self, id: &str, device: &str) -> Command {
+        let command = Command::new(Order {
+            id: id.parse().unwrap(),
+            org_id: OrgId::new(ORG.to_owned()),
+            device_id: DeviceRowId::new(device.to_owned()),
+            device: device.parse().unwrap(),
+            kind: CommandType::Ping,
+            payload: json!({}),
+            priority: 5,
+            timeout_seconds: 120,
+            notes: None,
+            created_by: "user:a@b.c".to_owned(),
+            created_by_name: Some("anna".to_owned()),
+            created_at: self.app.clock.now_ms(),
+            expires_at: self.app.clock.now_ms() + DAY,
+            reference: None,
+            request_hash: String::new(),
+        });
+        self.app.store.apply(commands::insert(&command).to_vec()).await.unwrap();
+        command
+    }
+
+    async fn stands(&self, id: &str) -> Command {
+        lookup::by_id(&self.app.store, id).await.unwrap().unwrap()
+    }
+
+    async fn report(&self, id: &str, state: CommandState) {
+        let mut command = self.stands(id).await;
+        let standing = Standing { state, inferred: false, report_seq: command.standing.report_seq + 1 };
+        command.stand(standing, self.app.clock.now_ms());
+        command.heard_at = Some(self.app.clock.now_ms());
+        self.app.store.apply(commands::update(&mut command, None)).await.unwrap();
+    }
+
+    /// One look, and what it said: device, and what.
+    async fn look(&mut self) -> Vec<(String, &'static str)> {
+        self.dispatcher.with_memory(|memory| memory.next_full = None);
+        self.dispatcher.step().await.unwrap();
+        let mut said = Vec::new();
+        while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(60), self.heard.recv()).await
+        {
+            let device = message.topic.split('/').nth(4).unwrap().to_owned();
+            let what = if message.topic.ends_with("/desired") {
+                codec::decode::<Desired>(&message.payload, 65_536).unwrap();
+                "desired"
+            } else {
+                let message: DeviceCommand = codec::decode(&message.payload, 65_536).unwrap();
+                assert_eq!(message.state_id, STATE);
+                kind(&message.action().unwrap())
+            };
+            said.push((device, what));
+        }
+        said
+    }
+}
+
+fn said(device: &str, what: &'static str) -> (String, &'static str) {
+    (device.to_owned(), what)
+}
+
+#[tokio::test]
+async fn a_command_is_committed_as_sent_and_said_to_its_connected_device_alone() {
+    let mut bench = Bench::new().await;
+    for id in ["there", "away", "waits", "gone", "lost", "old"] {
+        bench.device(id).await;
+        bench.command(id, id).await;
+        if id != "away" && id != "old" {
+            bench.born(id).await;
+        }
+    }
+    bench.sql("UPDATE devices SET approval = 'awaiting' WHERE id = 'waits'", vec![]).await;
+    bench.sql("UPDATE devices SET decommissioned_at = 1 WHERE id = 'gone'", vec![]).await;
+    bench.sql("UPDATE device_state SET will_at = 1 WHERE device_id = 'lost'", vec![]).await;
+    let http =
+        "INSERT INTO device_state (device_id, org_id, online, transport) VALUES ('old', ?1, 1, 'http')";
+    bench.sql(http, values![ORG]).await;
+    assert_eq!(bench.look().await, [said("there", "run")]);
+    assert_eq!(bench.look().await, []);
+    let sent = bench.stands("there").await;
+    assert_eq!(
+        (sent.state(), sent.bound, sent.sent_state_id),
+        (CommandState::Sent, Some(Path::Mqtt), Some(STATE))
+    );
+    for id in ["away", "waits", "gone", "lost", "old"] {
+        assert_eq!(bench.stands(id).await.state(), CommandState::Pending, "{id}");
+    }
+    bench.app.clock.advance_ms(dispatch::RESEND_MS);
+    assert_eq!(bench.look().await, [said("there", "run")]);
+    // Marked by a birth: at once, without a look at all.
+    bench.born("lost").await;
+    bench.app.dispatch.mark("lost");
+    bench.dispatcher.with_memory(|memory| memory.next_full = Some(Instant::now() + Duration::from_secs(60)));
+    bench.dispatcher.step().await.unwrap();
+    assert_eq!(bench.stands("lost").await.state(), CommandState::Sent);
+}
+
+#[tokio::test]
+async fn what_is_overdue_ends_also_for_devices_that_are_away() {
+    let mut bench = Bench::new().await;
+    for id in ["never", "silent", "heard", "http", "restored"] {
+        bench.device(id).await;
+        bench.command(id, id).await;
+    }
+    for id in ["silent", "heard", "http"] {
+        bench.born(id).await;
+    }
+    bench.look().await;
+    bench.sql("UPDATE commands SET bound = 'http' WHERE id = 'http'", vec![]).await;
+    bench.sql("UPDATE commands SET query_first = 1 WHERE id = 'restored'", vec![]).await;
+    bench.sql("UPDATE device_state SET online = 0", vec![]).await;
+    bench.app.clock.advance_ms(DAY);
+    assert_eq!(bench.look().await, []);
+    assert_eq!(bench.stands("never").await.state(), CommandState::Expired);
+    for id in ["silent", "heard", "http"] {
+        assert_eq!(bench.stands(id).await.state(), CommandState::Sent, "{id}: the device decides");
+    }
+    assert_eq!(bench.stands("restored").await.state(), CommandState::Pending, "the device may have it");
+
+    bench.app.clock.advance_ms(SILENCE_AFTER_EXPIRY_MS);
+    let heard = "UPDATE device_state SET last_seen_at = ?1 WHERE device_id = 'heard'";
+    bench.sql(heard, values![bench.app.clock.now_ms() - 1000]).await;
+    bench.look().await;
+    for id in ["silent", "http"] {
+        let end = bench.stands(id).await;
+        assert_eq!((end.state(), end.standing.inferred), (CommandState::Indeterminate, true), "{id}");
+    }
+    assert_eq!(bench.stands("heard").await.state(), CommandState::Sent);
+    assert_eq!(bench.stands("restored").await.state(), CommandState::Expired);
+    assert_eq!(bench.app.metrics.total("fleet_commands_given_up_total"), 2);
+    let steps = "SELECT count(*) AS n FROM command_history WHERE command_id = 'silent'";
+    let rows = bench.app.store.query(steps, vec![]).await.unwrap();
+    assert_eq!(rows[0].int("n").unwrap(), 3, "pending, sent, indeterminate");
+}
+
+#[tokio::test]
+async fn two_heartbeats_with_a_wrong_digest_make_the_server_ask() {
+    let mut bench = Bench::new().await;
+    bench.device("cam").await;
+    bench.born("cam").await;
+    let command = bench.command("c", "cam").await;
+    bench.look().await;
+    bench.report("c", CommandState::Held).await;
+    let heartbeat = async |bench: &Bench, digest: [u8; 4]| {
+        bench.app.clock.advance_ms(1000);
+        let sql = "UPDATE device_state SET heartbeat_at = ?1, commands_digest = ?2, last_seen_at = ?1";
+        bench.sql(sql, values![bench.app.clock.now_ms(), digest.to_vec()]).await;
+    };
+    let right = open_digest([(&command.order.id, CommandState::Held)]);
+    heartbeat(&bench, right).await;
+    assert_eq!(bench.look().await, []);
+    heartbeat(&bench, open_digest([])).await;
+    assert_eq!(bench.look().await, [], "its report may be on its way");
+    assert_eq!(bench.look().await, [], "the same heartbeat counts once");
+    heartbeat(&bench, open_digest([])).await;
+    assert_eq!(bench.look().await, [said("cam", "query")]);
+    assert_eq!(bench.stands("c").await.query_sent_at, Some(bench.app.clock.now_ms()));
+}
+
+#[tokio::test]
+async fn a_desired_state_is_said_before_commands_and_until_it_is_answered() {
+    let mut bench = Bench::new().await;
+    bench.device("cam").await;
+    let put = "INSERT INTO device_desired (device_id, org_id, version, updated_at) VALUES ('cam', ?1, 4, 0)";
+    bench.sql(put, values![ORG]).await;
+    assert_eq!(bench.look().await, [], "it is away");
+    bench.born("cam").await;
+    bench.command("c", "cam").await;
+    assert_eq!(bench.look().await, [said("cam", "desired"), said("cam", "run")]);
+    bench.report("c", CommandState::Completed).await;
+    bench.app.clock.advance_ms(dispatch::RESEND_MS);
+    assert_eq!(bench.look().await, [said("cam", "desired")]);
+    bench.sql("UPDATE device_state SET reported_version = 4", vec![]).await;
+    bench.app.clock.advance_ms(DAY);
+    assert_eq!(bench.look().await, []);
+    bench.sql("UPDATE device_desired SET version = 5", vec![]).await;
+    assert_eq!(bench.look().await, [said("cam", "desired")]);
+}
+
+#[tokio::test]
+async fn of_two_asks_at_the_same_moment_one_gets_the_lease() {
+    let mut bench = Bench::new().await;
+    for id in ["one", "two"] {
+        bench.device(id).await;
+        bench.born(id).await;
+        bench.command(id, id).await;
+    }
+    bench.sql("UPDATE devices SET redundancy_group = 'hall'", vec![]).await;
+    assert_eq!(bench.look().await.len(), 2);
+    for id in ["one", "two"] {
+        bench.report(id, CommandState::Held).await;
+        let asks = "UPDATE commands SET lease_nonce = ?1, lease_asked_at = ?2 WHERE id = ?3";
+        bench.sql(asks, values![vec![1u8; 16], bench.app.clock.now_ms(), id]).await;
+    }
+    // Both are seen to at the same time.
+    let first = bench.look().await;
+    assert_eq!(first.iter().filter(|(_, what)| *what == "go").count(), 1, "{first:?}");
+    assert_eq!(bench.look().await, [], "said a moment ago");
+    bench.app.clock.advance_ms(REQUEST_MS);
+    assert_eq!(bench.look().await, first, "again, to the same");
+    let (winner, other) = if first[0].0 == "one" { ("one", "two") } else { ("two", "one") };
+    bench.report(winner, CommandState::Completed).await;
+    bench.sql("UPDATE device_state SET online = 0 WHERE device_id = ?1", values![winner]).await;
+    assert_eq!(bench.look().await, [], "it is not back");
+    bench.born(winner).await;
+    assert_eq!(bench.look().await, [said(other, "go")]);
+    assert_eq!(bench.app.metrics.total("fleet_leases_granted_total"), 2);
+}
+
+#[tokio::test]
+async fn commands_of_absent_devices_cost_a_look_nothing() {
+    let mut bench = Bench::new().await;
+    bench.device("away").await;
+    bench.device("there").await;
+    bench.born("there").await;
+    for n in 0..300 {
+        bench.command(&format!("c{n}"), "away").await;
+    }
+    bench.command("c", "there").await;
+    let open = lookup::open_of_connected(&bench.app.store).await.unwrap();
+    assert_eq!(open.values().map(Vec::len).sum::<usize>(), 1);
+    let waiting = lookup::waiting(&bench.app.store).await.unwrap();
+    assert_eq!(waiting.len(), 1);
+    assert_eq!(bench.look().await, [said("there", "run")]);
+    let plan = bench
+        .app
+        .store
+        .query("EXPLAIN QUERY PLAN SELECT id FROM commands WHERE status IN ('pending', 'sent', 'acked', 'held', 'running') AND expires_at <= 5", vec![])
+        .await
+        .unwrap();
+    assert!(plan[0].text("detail").unwrap().contains("commands_open_expiry"), "{plan:?}");
+}
