@@ -55,6 +55,14 @@ impl Agent {
         self
     }
 
+    /// Sets an environment variable for the next start, or takes it away.
+    pub fn set(&mut self, key: &str, value: Option<&str>) {
+        match value {
+            Some(value) => self.settings.insert(key.to_owned(), value.to_owned()),
+            None => self.settings.remove(key),
+        };
+    }
+
     /// Starts the agent.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "the agent still runs");
@@ -142,9 +150,9 @@ impl Agent {
         })
     }
 
-    /// Ends it as a power cut does.
+    /// Ends it as a power cut does; it may have ended by itself.
     pub fn kill(&mut self) {
-        self.process.take().expect("a running agent").kill_hard();
+        self.process.take().expect("a started agent").kill_hard();
     }
 
     /// Asks it to end, and waits.

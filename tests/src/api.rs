@@ -15,27 +15,42 @@ pub struct Api {
 impl Api {
     /// Logs in.
     pub fn log_in(url: &str, email: &str, password: &str) -> Self {
+        Self::try_log_in(url, email, password).expect("the server answers")
+    }
+
+    /// Logs in, if the server answers.
+    pub fn try_log_in(url: &str, email: &str, password: &str) -> Option<Self> {
         let config = ureq::Agent::config_builder();
         let http: ureq::Agent =
             config.http_status_as_error(false).timeout_global(Some(Duration::from_secs(20))).build().into();
-        let mut answer = http
-            .post(format!("{url}/api/v1/auth/login"))
-            .send_json(json!({ "email": email, "password": password }))
-            .expect("the server answers");
-        let body: Value = answer.body_mut().read_json().expect("JSON");
-        let token = body["access_token"].as_str().unwrap_or_else(|| panic!("log in: {body}")).to_owned();
-        Self { url: url.to_owned(), token, http }
+        let mut api = Self { url: url.to_owned(), token: String::new(), http };
+        let (_, body) =
+            api.ask("POST", "/auth/login", Some(&json!({ "email": email, "password": password })))?;
+        body["access_token"].as_str().unwrap_or_else(|| panic!("log in: {body}")).clone_into(&mut api.token);
+        Some(api)
+    }
+
+    /// Status and body of the answer, if the server answers.
+    pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}/api/v1{path}", self.url))
+            .header("Authorization", format!("Bearer {}", self.token));
+        let answer = match body {
+            Some(body) => {
+                let request = request.header("Content-Type", "application/json").body(body.to_string());
+                self.http.run(request.expect("a good request"))
+            }
+            None => self.http.run(request.body(()).expect("a good request")),
+        };
+        let mut answer = answer.ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.body_mut().read_json().unwrap_or(Value::Null)))
     }
 
     /// `GET /api/v1{path}`: status and body.
     pub fn try_get(&self, path: &str) -> (u16, Value) {
-        let mut answer = self
-            .http
-            .get(format!("{}/api/v1{path}", self.url))
-            .header("Authorization", format!("Bearer {}", self.token))
-            .call()
-            .expect("the server answers");
-        (answer.status().as_u16(), answer.body_mut().read_json().unwrap_or(Value::Null))
+        self.ask("GET", path, None).expect("the server answers")
     }
 
     /// `GET /api/v1{path}`: the body of a 200.
@@ -47,20 +62,46 @@ impl Api {
 
     /// `POST /api/v1{path}`: status and body.
     pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let mut answer = self
-            .http
-            .post(format!("{}/api/v1{path}", self.url))
-            .header("Authorization", format!("Bearer {}", self.token))
-            .send_json(body)
-            .expect("the server answers");
-        (answer.status().as_u16(), answer.body_mut().read_json().unwrap_or(Value::Null))
+        self.ask("POST", path, Some(body)).expect("the server answers")
+    }
+
+    /// `PUT /api/v1{path}`: status and body.
+    pub fn put(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.ask("PUT", path, Some(body)).expect("the server answers")
+    }
+
+    /// `PATCH /api/v1{path}`: status and body.
+    pub fn patch(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.ask("PATCH", path, Some(body)).expect("the server answers")
     }
 
     /// `DELETE /api/v1{path}`: the status.
     pub fn delete(&self, path: &str) -> u16 {
-        let url = format!("{}/api/v1{path}", self.url);
-        let request = self.http.delete(url).header("Authorization", format!("Bearer {}", self.token));
-        request.call().expect("the server answers").status().as_u16()
+        self.ask("DELETE", path, None).expect("the server answers").0
+    }
+
+    /// Sends a command to a device; its id.
+    pub fn command(&self, device: &str, request: &Value) -> String {
+        let (status, body) = self.post(&format!("/devices/{device}/commands"), request);
+        assert_eq!(status, 201, "{request}: {body}");
+        body["id"].as_str().expect("a command has an id").to_owned()
+    }
+
+    /// Waits until a command has one of these states; gives it with its history.
+    pub fn wait_for_command(&self, id: &str, states: &[&str], limit: Duration) -> Value {
+        let mut last = Value::Null;
+        let deadline = std::time::Instant::now() + limit;
+        loop {
+            let (status, body) = self.try_get(&format!("/commands/{id}"));
+            if status == 200 {
+                last = body;
+            }
+            if last["status"].as_str().is_some_and(|status| states.contains(&status)) {
+                return last;
+            }
+            assert!(std::time::Instant::now() < deadline, "not {states:?} within {limit:?}: {last:#}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// The device as the API shows it.

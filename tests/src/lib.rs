@@ -3,12 +3,16 @@
 
 mod agent;
 mod api;
+mod machine;
+mod mosquitto;
 mod process;
 mod server;
 mod watcher;
 
 pub use agent::Agent;
 pub use api::Api;
+pub use machine::Machine;
+pub use mosquitto::{Person, Results};
 pub use process::{Signal, free_port, program, wait_for};
 pub use server::{ADMIN_EMAIL, ADMIN_PASSWORD, Server};
 pub use watcher::{Seen, Watcher};

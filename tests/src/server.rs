@@ -44,11 +44,22 @@ impl Server {
         server
     }
 
+    /// Sets an environment variable for the next start, or takes it away.
+    pub fn set(&mut self, key: &str, value: Option<&str>) {
+        match value {
+            Some(value) => self.settings.insert(key.to_owned(), value.to_owned()),
+            None => self.settings.remove(key),
+        };
+    }
+
+    /// The exit status, if it has ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut().and_then(Process::ended)
+    }
+
     /// Starts the server again after [`Self::kill`] or [`Self::stop`], and waits until it is ready.
     pub fn start_again(&mut self) {
-        assert!(self.process.is_none(), "the server still runs");
-        let mut command = self.command(&["serve"]);
-        self.process = Some(Process::start(&mut command, &self.folder.path().join("fleetd.log")));
+        self.launch();
         let url = format!("{}/ready", self.url());
         wait_for("ready server", Duration::from_secs(30), || {
             if let Some(status) = self.process.as_mut().and_then(Process::ended) {
@@ -56,6 +67,13 @@ impl Server {
             }
             ureq::get(&url).call().is_ok().then_some(())
         });
+    }
+
+    /// As [`Self::start_again`], without waiting.
+    pub fn launch(&mut self) {
+        assert!(self.process.is_none(), "the server still runs");
+        let mut command = self.command(&["serve"]);
+        self.process = Some(Process::start(&mut command, &self.folder.path().join("fleetd.log")));
     }
 
     /// `fleetd` with this server's folder and addresses, ready to run beside it.
@@ -124,9 +142,9 @@ impl Server {
         Watcher::start(self.mqtt_port, ADMIN_EMAIL, ADMIN_PASSWORD, filter)
     }
 
-    /// Ends it as a power cut does.
+    /// Ends it as a power cut does; it may have ended by itself.
     pub fn kill(&mut self) {
-        self.process.take().expect("a running server").kill_hard();
+        self.process.take().expect("a started server").kill_hard();
     }
 
     /// Asks it to end, and waits.

@@ -48,7 +48,7 @@ fn every_function_that_the_architecture_names_is_there() {
     let text = read("ARCHITECTURE.md");
     let mut checked = 0;
     let walks = text.split("\n## One ").skip(1).map(|rest| rest.split("\n## ").next().unwrap());
-    for name in walks.flat_map(quoted).into_iter().filter(|name| name.contains("::") || name.ends_with("()")) {
+    for name in walks.flat_map(quoted).filter(|name| name.contains("::") || name.ends_with("()")) {
         let last = name.trim_end_matches("()").rsplit("::").next().unwrap();
         let is_function = last.starts_with(|c: char| c.is_ascii_lowercase());
         let found = if is_function { code.contains(&format!("fn {last}")) } else { code.contains(last) };

@@ -147,6 +147,8 @@ async fn answer(app: &AppState, (org, name): &Sender, payload: &[u8]) -> Vec<Ope
         Err(error) => return vec![rejected(app, None, &unreadable(&error))],
     };
     let reference = body.get("ref").and_then(Value::as_str).map(|text| cut(text, 200));
+    // So that a refusal tells which command it is about.
+    let about = ["cancel", "override"].iter().find_map(|field| body.get(*field)?.as_str()?.parse().ok());
     let given = |field: &str| body.get(field).is_some_and(|value| !value.is_null());
     let outcome = if given("cancel") || given("override") {
         change(app, &caller, body, payload, &context).await
@@ -155,7 +157,7 @@ async fn answer(app: &AppState, (org, name): &Sender, payload: &[u8]) -> Vec<Ope
     };
     match outcome {
         Ok(answers) => answers,
-        Err(error) => vec![failed(app, reference, error)],
+        Err(error) => vec![OperatorResult { id: about, ..failed(app, reference, error) }],
     }
 }
 
