@@ -4,8 +4,10 @@
 mod common;
 
 use common::{Answer, Server};
+use fleetd::domain::device::DeviceRowId;
 use fleetd::service::http_devices;
 use fleetd::store::Statement;
+use fleetd::store::http_devices::unless_on_show;
 use protocol::id::Role;
 use protocol::message::rfc3339;
 use serde_json::{Value, json};
@@ -218,6 +220,45 @@ fn a_lock_by_device_or_tag_holds_at_once_and_ends_by_its_time() {
     assert_eq!(bench.history(&reboot).len(), 3);
     bench.heartbeat(false);
     assert_eq!(bench.poll(), [reboot]);
+}
+
+#[test]
+fn a_lock_or_a_recording_that_comes_between_decision_and_commit_undoes_the_handing_out() {
+    let bench = Bench::start();
+    let now = bench.server.app.clock.now_ms();
+    let commit = || {
+        let row = bench.server.get("/api/v1/devices/old-1").by_person("eye").send().body["id"].clone();
+        let device = DeviceRowId::new(row.as_str().unwrap().to_owned());
+        let guard = unless_on_show(&device, now + 1000);
+        bench.server.runtime.block_on(bench.server.app.store.apply_one(guard)).is_ok()
+    };
+    bench.heartbeat(false);
+    assert!(commit());
+    bench.heartbeat(true);
+    assert!(!commit());
+    bench.heartbeat(false);
+    let patched = bench.server.call("PATCH", "/api/v1/devices/old-1").by_person("oper");
+    assert_eq!(patched.json(&json!({"tags": ["hall"]})).status, 200);
+    bench.lock("/show-locks/hall");
+    assert!(!commit());
+    bench.sql("UPDATE show_locks SET tag = 'other'");
+    assert!(commit());
+    bench.lock("/devices/old-1/show-lock");
+    assert!(!commit());
+}
+
+#[test]
+fn a_dry_run_says_what_the_next_poll_would_do() {
+    let bench = Bench::start();
+    let ask = || {
+        let body = json!({"to": "old-1", "type": "reboot"});
+        let answer = bench.server.post("/api/v1/commands?dry_run=true").by_person("oper").json(&body);
+        answer.body["items"][0]["reason"].as_str().map(|text| text.split(':').next().unwrap().to_owned())
+    };
+    bench.heartbeat(true);
+    assert_eq!(ask().as_deref(), Some("live"));
+    bench.heartbeat(false);
+    assert_eq!(ask(), None);
 }
 
 #[test]

@@ -247,6 +247,7 @@ async fn run(mut request: Request, access: Access, handler: Handler) -> Response
             "command.create" => "device",
             _ if action.starts_with("command.") => "command",
             _ if action.starts_with("device.") => "device",
+            _ if action.starts_with("show_lock.") => "show_lock",
             _ => "user",
         };
         let entry = AuditEntry {

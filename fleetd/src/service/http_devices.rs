@@ -66,7 +66,8 @@ async fn try_poll(app: &AppState, device: &DeviceCredential) -> Result<Vec<Comma
         locked: !show_locks::standing(store, &device.row, now).await?.is_empty(),
     };
     let mut turn = Turn::load(app, device).await?;
-    let (mut handed_out, mut statements, mut moved) = (Vec::new(), Vec::new(), false);
+    let (mut handed_out, mut statements) = (Vec::new(), Vec::new());
+    let (mut moved, mut disturbs) = (false, false);
     for mut command in open {
         let mut verdict = http_hold::at_poll(&command, &polling);
         if handed_out.len() == AT_ONCE && matches!(verdict, Verdict::HandOut | Verdict::AskGroup) {
@@ -76,6 +77,7 @@ async fn try_poll(app: &AppState, device: &DeviceCredential) -> Result<Vec<Comma
             verdict = match turn.ask(&command, now) {
                 Ok(grant) => {
                     statements.extend(grant);
+                    disturbs |= command.overridden.is_none();
                     Verdict::HandOut
                 }
                 Err(held) => Verdict::Hold(held),
@@ -102,6 +104,9 @@ async fn try_poll(app: &AppState, device: &DeviceCredential) -> Result<Vec<Comma
     }
     if statements.is_empty() {
         return Ok(Vec::new());
+    }
+    if disturbs {
+        statements.push(stored::unless_on_show(&device.row, now));
     }
     reached(failpoint::SENT_BEFORE_COMMIT);
     store.apply(statements).await?;

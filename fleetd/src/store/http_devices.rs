@@ -1,7 +1,8 @@
 //! Commands that were handed out to devices that poll.
 
-use super::{Store, StoreError, commands};
+use super::{Statement, Store, StoreError, commands};
 use crate::domain::command::Command;
+use crate::domain::device::DeviceRowId;
 use crate::values;
 
 /// Commands handed out over HTTP whose expiry has passed, and whose time may be over; at most a few hundred.
@@ -18,4 +19,15 @@ pub async fn overdue(store: &Store, now_ms: i64) -> Result<Vec<Command>, StoreEr
     );
     let silence = protocol::command::limits::SILENCE_AFTER_EXPIRY_MS;
     store.query(sql, values![now_ms, silence]).await?.iter().map(commands::read).collect()
+}
+
+/// For the transaction that hands out what is disruptive: it comes about only if at its commit no lock stands over the
+/// device and its last heartbeat is not live, whatever came in since the decision. `now_ms`: ms since 1970.
+#[must_use]
+pub fn unless_on_show(device: &DeviceRowId, now_ms: i64) -> Statement {
+    const SQL: &str = "\
+UPDATE device_state SET device_id = device_id WHERE device_id = ?1 AND recording_active = 0 AND coalesce(live, 0) = 0
+    AND NOT EXISTS (SELECT 1 FROM show_locks l WHERE l.starts_at <= ?2 AND l.ends_at > ?2 AND (l.device_id = ?1
+        OR EXISTS (SELECT 1 FROM device_tags t WHERE t.device_id = ?1 AND t.org_id = l.org_id AND t.tag = l.tag)))";
+    Statement::new(SQL, values![device.as_str(), now_ms]).expect_rows(1)
 }

@@ -82,7 +82,7 @@ pub async fn situations(
     params.push(now_ms.into());
     let now = params.len();
     let sql = format!(
-        "SELECT d.id, d.device_id, d.approval, s.online, s.live, s.birth, \
+        "SELECT d.id, d.device_id, d.approval, s.online, s.live, s.recording_active, s.last_heartbeat, s.birth, \
          EXISTS (SELECT 1 FROM show_locks l WHERE {LOCK_OF_DEVICE} AND l.starts_at <= ?{now} AND l.ends_at > ?{now}) \
          AS locked, \
          CASE WHEN d.redundancy_group IN (SELECT p.redundancy_group FROM devices p \
@@ -98,7 +98,13 @@ pub async fn situations(
         Ok(Situation {
             approved: row.text("approval")? == "approved",
             online: row.opt_bool("online")?.unwrap_or(false),
-            live: row.opt_bool("live")?,
+            // A device that speaks only HTTP says no more than whether it records.
+            live: match row.opt_bool("live")? {
+                None if birth.is_none() && row.opt_int("last_heartbeat")?.is_some() => {
+                    row.opt_bool("recording_active")?
+                }
+                live => live,
+            },
             command_types: birth.map(|birth| birth.command_types),
             locked: row.bool("locked")?,
             group_away: row.bool("group_away")?,

@@ -133,6 +133,25 @@ async fn reports_move_their_command_in_the_commit_that_acknowledges_them() {
 }
 
 #[tokio::test]
+async fn completed_config_commands_of_one_batch_are_all_merged_and_a_repetition_changes_nothing() {
+    let bench = Bench::new().await;
+    bench.send(Uplink::Birth, packed(&birth(1))).await;
+    for (id, key) in [("a", "R58_DEBUG"), ("b", "HEARTBEAT_INTERVAL"), ("c", "OTHER")] {
+        sent(&bench, id, "cam-1", CommandType::Config).await;
+        let payload = json!({"changes": {key: 1}}).to_string();
+        let set = "UPDATE commands SET payload = ?2 WHERE id = ?1";
+        bench.store.apply_one(Statement::new(set, values![id, payload])).await.unwrap();
+    }
+    let batch = [report(1, "a", 1, "completed"), report(2, "b", 1, "completed"), report(3, "c", 1, "failed")];
+    bench.send(Uplink::Status, packed(&batch.to_vec())).await;
+    status(&bench, &report(4, "a", 1, "completed")).await;
+    let (org, device) = (OrgId::new(ORG.to_owned()), DeviceRowId::new("cam-1".to_owned()));
+    let desired = wanted::get(&bench.store, &org, &device).await.unwrap();
+    let keys: Vec<_> = desired.config.keys().map(String::as_str).collect();
+    assert_eq!((keys, desired.version), (vec!["HEARTBEAT_INTERVAL", "R58_DEBUG"], 2));
+}
+
+#[tokio::test]
 async fn a_report_that_repeats_or_goes_backwards_is_acknowledged_and_moves_nothing() {
     let bench = Bench::new().await;
     sent(&bench, "c", "cam-1", CommandType::Ping).await;
