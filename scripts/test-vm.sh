@@ -9,6 +9,8 @@ cd "$(dirname "$0")/.."
 test_name=r58-test-vm
 # shellcheck source=scripts/system/common.sh
 . scripts/system/common.sh
+# shellcheck source=scripts/system/commands.sh
+. scripts/system/commands.sh
 
 [ "$(uname -m)" = x86_64 ] || die "this test is for x86-64 machines"
 need qemu-system-x86_64 mke2fs mmdebstrap unshare nsenter ip curl jq mosquitto_pub mosquitto_sub strip
@@ -27,6 +29,7 @@ clean_up() {
         kill -KILL "$pid" 2>/dev/null || true
     done
     [ -z "$watchdog" ] || kill -TERM "$watchdog" 2>/dev/null || true
+    stop_listening
     rm -rf --one-file-system "$work"
 }
 trap clean_up EXIT
@@ -34,13 +37,12 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 watch_the_time 2400
 
-in_net() { nsenter -t "$namespace" -n "$@"; }
-# One line goes in; what comes back ends with the exit status.
+# One line goes in, the command in base64; what comes back ends with the exit status.
 guest() {
     local answer
     # shellcheck disable=SC2016
-    answer=$(in_net timeout 130 bash -c '
-        exec 3<>"/dev/tcp/127.0.0.1/$1" && printf "%s\n" "$2" >&3 && cat <&3' - "$control_port" "$1" 2>/dev/null) || return 255
+    answer=$(in_net timeout 60 bash -c '
+        exec 3<>"/dev/tcp/127.0.0.1/$1" && printf "%s\n" "$2" >&3 && cat <&3' - "$control_port" "$(base64 -w0 <<<"$1")" 2>/dev/null) || return 255
     local status=${answer##*$'\n'}
     answer=${answer%$'\n'*}
     [ -z "${answer%$'\n'}" ] || printf '%s\n' "${answer%$'\n'}"
@@ -53,6 +55,7 @@ fail() {
     tail -n 15 "$work/console.log" >&2 || true
     tail -n 30 "$work/fleetd.log" >&2 || true
     guest 'journalctl -q --no-pager -o short-precise -u r58-fleet-agent -n 40' >&2 || true
+    tell_more
     exit 1
 }
 
@@ -70,7 +73,7 @@ rm -rf --one-file-system "$root"
 
 step "starting fleetd"
 unshare --net sh -c 'ip link set lo up && exec sleep 3600' &
-namespace=$!
+namespace=$! net_pid=$!
 until_lo() { in_net ip -o link show up | grep -q ' lo:'; }
 until_true 10 "a network namespace" until_lo
 password=$(random_hex)
@@ -91,7 +94,14 @@ switch_on() {
         -netdev "user,id=net,hostfwd=tcp:127.0.0.1:$control_port-:7777" -device virtio-net-pci,netdev=net,romfile= \
         -device virtio-rng-pci -serial stdio </dev/null >>"$work/console.log" 2>&1 &
     qemu=$!
-    until_true 300 "the machine" guest true
+    wait_for_boot
+}
+# The console asks for a login once in each boot. Whoever asks the machine itself while it boots makes that longer.
+boots=0
+has_booted() { [ "$(grep -c 'login:' "$work/console.log")" -eq "$boots" ]; }
+wait_for_boot() {
+    boots=$((boots + 1))
+    until_true 400 "boot $boots" has_booted
 }
 # What the disk's controller has not been given yet is lost; no process in there hears of it.
 cut_the_power() {
@@ -115,15 +125,93 @@ wait_for_heartbeat 120
 device_is online || fail "the device is not online"
 until_true 60 "what the agent says of itself: connected" agent_is_connected
 
+
 boot_id() { guest 'cat /proc/sys/kernel/random/boot_id'; }
-step "cutting the power"
+# Every boot so far was ordered or a power cut.
+boots_are_right() {
+    local counted
+    counted=$(starts boot)
+    [ "$counted" -eq "$boots" ] || fail "the machine has booted $counted times; $boots were meant"
+}
+# The agent calls the application idle 30 s after its own start.
+device_is_idle() { api GET "/devices/$device" | jq -e '.status == "online" and .live == false'; }
+power_cut() {
+    local before
+    before=$(boot_id)
+    cut_the_power
+    switch_on
+    [ "$(boot_id)" != "$before" ] || fail "that was no power cut"
+    wait_for_heartbeat 300
+    boots_are_right
+}
+
+step "a reboot"
+until_true 120 "an idle device" device_is_idle
 before=$(boot_id)
-cut_the_power
-step "switching it on again"
-switch_on
-wait_for_heartbeat 300
-until_true 60 "what the agent says of itself: connected" agent_is_connected
-guest 'cat /var/lib/r58-test/starts'
-[ "$(boot_id)" != "$before" ] || fail "that was no power cut"
+order reboot '{"delay_seconds": 0}'
+wait_for_boot
+[ "$(boot_id)" != "$before" ] || fail "the boot id is the same"
+ends 120 completed
+history_is pending sent acked running completed
+boots_are_right
+
+step "a power cut while a reboot is held, because the application records"
+app_says recording
+order reboot '{"delay_seconds": 0}'
+until_true 120 "held because it is live" held_because "$id" live
+power_cut
+step "held again, until the recording ends"
+until_true 120 "held because it is live" held_because "$id" live
+app_says idle
+wait_for_boot
+ends 120 completed
+boots_are_right
+
+step "a power cut while a reboot waits for its time"
+until_true 120 "an idle device" device_is_idle
+order reboot '{"delay_seconds": 20}'
+until_true 20 "the device's answer" command_is "$id" acked
+power_cut
+wait_for_boot
+ends 120 completed
+boots_are_right
+
+# How a restart may end that the power was taken from, and how often the unit may have been started then.
+truth() {
+    local status times error
+    status=$(api GET "/commands/$id" | jq -r .status)
+    error=$(api GET "/commands/$id" | jq -r '.error // ""')
+    times=$(($(starts vdoninja) - noted_starts))
+    case $status:$times in
+    completed:1 | failed:0 | indeterminate:[01]) ;;
+    *) fail "the unit was started $times times, and the command says $status ($error)" ;;
+    esac
+    step "the command says $status${error:+ ($error)}; the unit was started $times times"
+}
+has_begun() { [ "$(starts vdoninja)" -gt "$noted_starts" ]; }
+
+step "a power cut while a unit is being restarted"
+until_true 120 "an idle device" device_is_idle
+note vdoninja
+order restart_service '{"service": "vdoninja"}'
+until_true 90 "the beginning of the restart" has_begun
+power_cut
+ends 120 indeterminate
+truth
+
+for round in $(seq "${CUTS:-2}"); do
+    until_true 120 "an idle device" device_is_idle
+    note vdoninja
+    tenths=$((RANDOM % 200))
+    step "a power cut $((tenths / 10)).$((tenths % 10)) s after a restart was ordered ($round)"
+    order restart_service '{"service": "vdoninja"}'
+    sleep "$((tenths / 10)).$((tenths % 10))"
+    power_cut
+    ends 180 completed failed indeterminate
+    truth
+done
+
 [ "$(state_ids | wc -l)" -eq 1 ] || fail "the agent has made a new state database"
-step "all is well"
+guest 'test -s /var/lib/r58-fleet-agent/journal-high' || fail "the agent has no journal-high file"
+boots_are_right
+step "all is well: one state database through $boots boots"

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What test-systemd.sh and test-vm.sh share: tools, the cached root folder, fleetd's API, mosquitto, and waiting. The script that
-# reads this file defines `guest COMMAND` (runs a shell command as root inside the machine) and `in_net COMMAND ARG…` (runs
-# a program of ours in the network that the machine's fleetd listens in), and sets `test_name`.
+# reads this file defines `guest COMMAND` (runs a shell command as root inside the machine) and `fail`, and sets `test_name` and `net_pid`, a
+# process in the network that the machine's fleetd listens in.
 # shellcheck disable=SC2034,SC2154
 
 # Debian keeps mke2fs and others from people's PATH.
@@ -15,6 +15,9 @@ started_at=$SECONDS
 
 step() { printf '%4d s  %s\n' $((SECONDS - started_at)) "$*"; }
 die() { printf '%s: %s\n' "$test_name" "$*" >&2; exit 1; }
+
+# A program of ours in that network.
+in_net() { nsenter -t "$net_pid" -n "$@"; }
 
 # --- Before anything starts ---
 
@@ -98,6 +101,7 @@ install_agent() {
     : >"$root/var/lib/r58-test/starts"
     : >"$root/etc/machine-id"
     echo r58-test >"$root/etc/hostname"
+    printf '%s\n' '127.0.0.1 localhost' '127.0.1.1 r58-test' >"$root/etc/hosts"
     systemctl_in "$root" enable r58-fleet-agent.service r58-api.service app-status.socket boot-count.service
 }
 
@@ -109,7 +113,11 @@ systemctl_in() {
 }
 
 # The configuration that an installer leaves before enrolment.
-configure_agent() { guest "umask 077; printf '%s\n' HEARTBEAT_INTERVAL=2 >/etc/r58-fleet-agent/fleet.conf"; }
+configure_agent() {
+    guest "umask 077
+        printf '%s\n' HEARTBEAT_INTERVAL=2 ALLOWED_SERVICES=r58-api,r58-fleet-agent,mediamtx,vdoninja,ghost \\
+            >/etc/r58-fleet-agent/fleet.conf"
+}
 
 system_is_up() { case $(guest 'systemctl is-system-running' || true) in running | degraded) ;; *) return 1 ;; esac; }
 
