@@ -44,7 +44,9 @@ async fn tell(
 ) {
     let topic = Topic::ToDevice { org: org.clone(), device: device.clone(), downlink };
     match codec::encode_named(message) {
-        Ok(payload) => publish(publisher, &topic, payload, QoS::AtLeastOnce, false).await,
+        Ok(payload) => {
+            publish(publisher, &topic, payload, QoS::AtLeastOnce, false).await;
+        }
         Err(error) => tracing::error!(%topic, %error, "not encoded"),
     }
 }

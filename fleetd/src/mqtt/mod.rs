@@ -43,18 +43,29 @@ pub fn counters(broker: Broker) -> crate::metrics::Source {
     Box::new(move || broker.counters().named().map(|(name, value)| (name, is_gauge(name), value)).collect())
 }
 
-/// Publishes, and logs what cannot be published: whatever matters is in the database and is sent again.
-async fn publish(publisher: &ServicePublisher, topic: &Topic, payload: Vec<u8>, qos: QoS, retain: bool) {
-    if let Err(error) = publisher.publish(topic.to_string(), Bytes::from(payload), qos, retain).await {
+/// Publishes, and logs what cannot be published: whatever matters is in the database and is sent again. Returns whether
+/// the broker has it.
+async fn publish(
+    publisher: &ServicePublisher,
+    topic: &Topic,
+    payload: Vec<u8>,
+    qos: QoS,
+    retain: bool,
+) -> bool {
+    let published = publisher.publish(topic.to_string(), Bytes::from(payload), qos, retain).await;
+    if let Err(error) = &published {
         tracing::warn!(%topic, %error, "not published");
     }
+    published.is_ok()
 }
 
 /// Tells a device what is committed. If it is not there, the next birth is answered with the same.
 async fn acknowledge(publisher: &ServicePublisher, (org, device): DeviceName, ack: &Ack) {
     let topic = Topic::ToDevice { org, device, downlink: Downlink::Ack };
     match codec::encode_named(ack) {
-        Ok(payload) => publish(publisher, &topic, payload, QoS::AtMostOnce, false).await,
+        Ok(payload) => {
+            publish(publisher, &topic, payload, QoS::AtMostOnce, false).await;
+        }
         Err(error) => tracing::error!(%topic, %error, "acknowledgement not encoded"),
     }
 }

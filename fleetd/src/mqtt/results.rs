@@ -45,7 +45,10 @@ async fn step(app: &AppState, publisher: &ServicePublisher) -> Result<(), StoreE
         let mut published = 0;
         for step in &steps {
             if let Some(user) = &step.user {
-                tell(publisher, &step.org, user, &result_of(step)).await;
+                if !tell(publisher, &step.org, user, &result_of(step)).await {
+                    // The router has stopped, and the server is about to: the next one tells all of it again.
+                    return Ok(());
+                }
                 published += 1;
             }
         }
@@ -56,17 +59,21 @@ async fn step(app: &AppState, publisher: &ServicePublisher) -> Result<(), StoreE
     }
 }
 
-/// Publishes one result.
+/// Publishes one result; false if the broker does not have it.
 pub(super) async fn tell(
     publisher: &ServicePublisher,
     org: &OrgSlug,
     user: &UserName,
     result: &OperatorResult,
-) {
+) -> bool {
     let topic = Topic::OperatorResult { org: org.clone(), user: user.clone() };
     match serde_json::to_vec(result) {
         Ok(json) => publish(publisher, &topic, json, QoS::AtLeastOnce, false).await,
-        Err(error) => tracing::error!(%topic, %error, "result not encoded"),
+        Err(error) => {
+            tracing::error!(%topic, %error, "result not encoded");
+            // It would be no better the next time.
+            true
+        }
     }
 }
 
