@@ -26,7 +26,7 @@ const STATUS_FILE: &str = "status.json";
 /// Where it is when systemd starts the agent.
 const SYSTEM_RUNTIME_DIR: &str = "/run/r58-fleet-agent";
 /// Longest file that is read, in bytes.
-const STATUS_MAX_LEN: u64 = 64 * 1024;
+const STATUS_MAX_LEN: u64 = 512 * 1024;
 
 /// How the agent stands with the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -126,7 +126,9 @@ impl Agent {
         if self.commands.is_idle() || self.now() < self.commands_retry_at {
             return;
         }
-        if self.commands.waits_for_the_application() && self.now() >= self.next_look {
+        // A folder with thousands of recordings is not gone through that often, least of all during a show.
+        let is_cheap = self.config.recordings_dir.is_none();
+        if is_cheap && self.commands.waits_for_the_application() && self.now() >= self.next_look {
             self.next_look = self.now() + LOOK_WHILE_WAITING;
             self.probe.ask_app();
         }
