@@ -1,6 +1,6 @@
 //! A device that takes commands, and an operator with an MQTT tool.
 
-use std::{cell::Cell, sync::Mutex, time::Duration};
+use std::{cell::Cell, path::Path, sync::Mutex, time::Duration};
 
 use protocol::{
     codec::{self, Bytes},
@@ -8,9 +8,9 @@ use protocol::{
     message::{Ack, Birth, Command, CommandReport, Desired, DeviceAction, DeviceCommand, Presence},
 };
 use rumqttc::{LastWill, QoS};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Mqtt, PASSWORD, STATE, Server, birth};
+use super::{Mqtt, PASSWORD, STATE, Server, birth, fleetd, output, register};
 
 /// What came for a device.
 #[derive(Debug, Clone)]
@@ -211,4 +211,71 @@ impl Operator {
         assert_eq!(result["status"], "rejected", "{result}");
         result
     }
+}
+
+/// Adds an account `{name}@example.org`.
+pub fn add_user(data: &Path, name: &str, role: &str) {
+    let mut command = fleetd(data);
+    let email = format!("{name}@example.org");
+    command.args(["user", "add", "--email", &email, "--name", name, "--role", role]);
+    let output = output(command, PASSWORD);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A server with one device.
+pub struct Stage {
+    pub data: tempfile::TempDir,
+    pub server: Server,
+    pub token: String,
+}
+
+impl Stage {
+    /// A server with the device `cam-1`.
+    pub fn new() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let server = Server::start(data.path());
+        let token = register(data.path(), "cam-1");
+        Self { data, server, token }
+    }
+
+    pub fn device(&self, connection: u64) -> Box {
+        Box::connect(&self.server, "cam-1", &self.token, connection)
+    }
+
+    pub fn operator(&self) -> Operator {
+        Operator::connect(&self.server, "admin")
+    }
+
+    pub fn http(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .allow_non_standard_methods(true)
+            .build()
+            .into();
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.server.http))
+            .header("authorization", format!("Bearer {}", self.server.sign_in()));
+        let mut answer = match body {
+            Some(body) => {
+                request = request.header("content-type", "application/json");
+                agent.run(request.body(body.to_string()).unwrap())
+            }
+            None => agent.run(request.body(()).unwrap()),
+        }
+        .unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.server.get("", "/metrics");
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+/// A ping.
+pub fn ping(to: &str) -> Value {
+    json!({"to": to, "type": "ping"})
 }
