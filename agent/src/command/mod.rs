@@ -114,6 +114,12 @@ impl Commands {
         self.open.values().any(|entry| entry.disruptive && entry.is_waiting())
     }
 
+    /// How many safe commands wait for their turn, which comes soon.
+    #[must_use]
+    pub fn safe_waiting(&self) -> usize {
+        self.open.values().filter(|entry| !entry.disruptive && entry.is_waiting()).count()
+    }
+
     /// The digest of the open commands, for heartbeats.
     #[must_use]
     pub fn digest(&self) -> [u8; 4] {

@@ -44,6 +44,8 @@ pub(super) struct Agent {
     pub(super) effects: Effects,
     /// What time it really is.
     pub(super) clock: TrustedClock,
+    /// When an effect, or what belongs to one, was heard of last.
+    pub(super) last_done: Duration,
     /// After a change of a command that could not be committed: not before then.
     pub(super) commands_retry_at: Duration,
     /// While a command waits for the application.
@@ -95,6 +97,7 @@ impl Agent {
             commands: Commands::default(),
             effects: Effects::new(),
             clock: TrustedClock::default(),
+            last_done: Duration::ZERO,
             commands_retry_at: Duration::ZERO,
             next_look: Duration::ZERO,
             desired_again: None,
@@ -127,9 +130,10 @@ impl Agent {
             // Only from here: a loop that hangs must not feed it.
             self.service.watchdog();
             let wake = self.origin + self.wake_at();
+            let listens = !self.is_crowded();
             let happening = tokio::select! {
                 () = stop.asked() => Happening::Stop,
-                happened = self.session.happened() => Happening::Session(happened),
+                happened = self.session.happened(), if listens => Happening::Session(happened),
                 seen = self.probe.seen() => Happening::Seen(seen),
                 done = self.effects.done() => Happening::Done(done),
                 () = tokio::time::sleep_until(wake) => Happening::Time,

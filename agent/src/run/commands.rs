@@ -22,6 +22,10 @@ const APP_SEEN_COUNTS: Duration = Duration::from_secs(30);
 const LOOK_WHILE_WAITING: Duration = Duration::from_secs(3);
 /// Open commands are looked at this often: locks, leases, expiries and delays pass by themselves.
 const TICK: Duration = Duration::from_secs(1);
+/// With so many safe commands waiting no more are taken in,
+const CROWD: usize = 16;
+/// unless none of them has come further for so long.
+const PACE: Duration = Duration::from_secs(5);
 /// After a change that could not be committed.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -186,9 +190,15 @@ impl Agent {
         }
     }
 
+    /// Whether safe commands come faster than they run: then the link is read more slowly, as long as they do run.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.commands.safe_waiting() >= CROWD && self.now() < self.last_done + PACE
+    }
+
     /// A thread has come to something.
     pub(super) async fn effect_done(&mut self, done: Done) {
         let now = self.moment();
+        self.last_done = self.now();
         match done {
             Done::Prepared(id, Ok(prepared)) => {
                 self.commands.prepared(&id, Ok(prepared.1.to_text()));

@@ -162,6 +162,23 @@ async fn a_ping_is_acked_run_and_completed_and_a_copy_of_it_only_answered_again(
 }
 
 #[tokio::test]
+async fn a_flood_of_pings_is_taken_at_the_pace_at_which_they_run_and_each_is_answered() {
+    const FLOOD: usize = 150;
+    let (dir, peer) = (tempfile::tempdir().unwrap(), Peer::new().await);
+    write_config(dir.path(), &peer.url());
+    let script = async {
+        let mut server = Server::accept(&peer).await;
+        for n in 0..FLOOD {
+            server.run(&format!("c{n}"), "ping", Value::Null, None).await;
+        }
+        let completed = |server: &Server| server.reports.iter().filter(|r| r.state == "completed").count();
+        server.until(|server| completed(server) == FLOOD).await;
+        assert_eq!(server.reports.len(), 3 * FLOOD, "none twice, none rejected");
+    };
+    beside(dir.path(), script).await;
+}
+
+#[tokio::test]
 async fn a_disruptive_command_is_held_shown_in_the_status_and_can_be_called_back() {
     let (dir, peer) = (tempfile::tempdir().unwrap(), Peer::new().await);
     write_config(dir.path(), &peer.url());
