@@ -122,5 +122,10 @@ CREATE TABLE redundancy_leases (
     granted_at    BIGINT,
     -- After a restore: nothing is granted until every member has given birth since then.
     restored_at   BIGINT,
+    -- When an admin last released the group: what its members were at until then counts no more.
+    released_at   BIGINT,
     PRIMARY KEY (org_id, name)
 );
+CREATE INDEX redundancy_leases_by_device ON redundancy_leases (device_id) WHERE device_id IS NOT NULL;
+CREATE INDEX devices_by_group ON devices (org_id, redundancy_group) WHERE redundancy_group IS NOT NULL;
+CREATE INDEX devices_gone ON devices (decommissioned_at) WHERE decommissioned_at IS NOT NULL;

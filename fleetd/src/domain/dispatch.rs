@@ -178,6 +178,24 @@ fn sent(command: &Command, to: &Recipient, now: i64) -> Option<Plan> {
 /// What people read when a device has begun a new state database.
 pub const LOST_STATE: &str = "the device has lost the state database that the command was sent to";
 
+/// What people read when the device was taken out of service.
+pub const GONE: &str = "the device was decommissioned";
+
+/// Ends an open command of a device that was taken out of service: one that was never sent is cancelled, so that whatever
+/// is registered under this id later does not run it; of the others nobody can tell any more.
+#[must_use]
+pub fn device_is_gone(command: &Command, now: i64) -> Option<Plan> {
+    let Some(cancelled) = command.standing.by_server(CommandState::Cancelled) else {
+        return gives_up(command, now, GONE);
+    };
+    let mut next = command.clone();
+    next.stand(cancelled, now);
+    next.held_reason = None;
+    next.reason = Some(GONE.to_owned());
+    let step = step(&next, now, GONE);
+    Some(Plan { command: next, step: Some(step), messages: Vec::new(), state_id: None })
+}
+
 /// Ends a command whose device cannot be asked any more.
 #[must_use]
 pub fn gives_up(command: &Command, now: i64, why: &str) -> Option<Plan> {

@@ -24,7 +24,7 @@ pub struct Holder {
     pub granted_at: i64,
     /// Whether its command has ended.
     pub ended: bool,
-    /// Whether its device is connected.
+    /// Whether its device is connected, or out of service.
     pub online: bool,
 }
 
@@ -35,6 +35,9 @@ pub struct Member {
     pub device: DeviceRowId,
     /// It is connected.
     pub online: bool,
+    /// It is or may be disrupted at this moment, with this group's lease or without: it may have come into the group
+    /// in the middle of it.
+    pub busy: bool,
     /// When it last gave birth, ms since 1970.
     pub born_at: Option<i64>,
 }
@@ -97,9 +100,12 @@ pub fn answer(group: &Group, ask: &Ask, now: i64) -> Answer {
             return Answer::Wait("the last device to be disrupted is not back");
         }
     }
-    let mut others = group.members.iter().filter(|member| member.device != ask.device);
-    if others.any(|member| !member.online) {
+    let others = || group.members.iter().filter(|member| member.device != ask.device);
+    if others().any(|member| !member.online) {
         return Answer::Wait("a partner is offline");
+    }
+    if others().any(|member| member.busy) {
+        return Answer::Wait("a partner is being disrupted");
     }
     if let Some(restored_at) = group.restored_at
         && group.members.iter().any(|member| member.born_at.is_none_or(|at| at <= restored_at))

@@ -248,6 +248,7 @@ async fn run(mut request: Request, access: Access, handler: Handler) -> Response
             _ if action.starts_with("command.") => "command",
             _ if action.starts_with("device.") => "device",
             _ if action.starts_with("show_lock.") => "show_lock",
+            _ if action.starts_with("lease.") => "redundancy_group",
             _ => "user",
         };
         let entry = AuditEntry {

@@ -4,6 +4,9 @@
 //! may do, is read from the database for every request. Requests wait in a bounded queue of their own, in which people
 //! take turns: a flood holds up neither devices nor other people.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use broker::{Message, ServicePublisher, ServiceSubscriber};
@@ -24,10 +27,10 @@ use crate::{
     app::AppState,
     auth::caller::{Caller, Person},
     domain::{
-        audit::AuditContext,
+        audit::{AuditContext, Resource},
         command::Command,
-        command_request::{self, CreateRequest},
-        fields::Fields,
+        command_request::{self, CreateRequest, Target},
+        fields::{FieldError, Fields},
         turns::{Limits, Turns},
     },
     failpoint,
@@ -112,12 +115,7 @@ fn received(message: Message) -> Option<(Sender, Request)> {
 
 /// Sees to one request, and gives back whose it was.
 async fn see_to(app: &AppState, publisher: &ServicePublisher, sender: Sender, request: Request) -> Sender {
-    let answers = match request {
-        Request::Retained => {
-            vec![rejected(app, None, "requests cannot be retained; publish it without the retain flag (-r)")]
-        }
-        Request::Payload(payload) => answer(app, &sender, &payload).await,
-    };
+    let answers = answer(app, &sender, &request).await;
     reached(failpoint::OPERATOR_BEFORE_ANSWER);
     let is_rejected = answers.iter().any(|answer| answer.status == "rejected");
     let outcome = if is_rejected { "rejected" } else { "accepted" };
@@ -128,23 +126,36 @@ async fn see_to(app: &AppState, publisher: &ServicePublisher, sender: Sender, re
     sender
 }
 
-async fn answer(app: &AppState, (org, name): &Sender, payload: &[u8]) -> Vec<OperatorResult> {
+async fn answer(app: &AppState, (org, name): &Sender, request: &Request) -> Vec<OperatorResult> {
     let stored = match users::by_username(&app.store, org, name).await {
         Ok(Some(stored)) => stored,
         // It was there when it connected; nobody is left to be told.
         Ok(None) => return Vec::new(),
         Err(error) => return vec![failed(app, None, Error::Store(error))],
     };
-    if !stored.user.is_active {
-        return vec![rejected(app, None, "this account is disabled")];
-    }
+    let is_active = stored.user.is_active;
     let caller = Caller::Person(Person { user: stored.user, key: None });
     let context =
         AuditContext { actor: caller.actor(), ip_address: None, user_agent: Some("MQTT".to_owned()) };
-    let body = match codec::decode_any::<Value>(payload, limit::COMMAND_BYTES) {
-        Ok(Value::Object(body)) => body,
-        Ok(_) => return vec![rejected(app, None, "an object is expected: {\"to\": …, \"type\": …}")],
-        Err(error) => return vec![rejected(app, None, &unreadable(&error))],
+    let read = match request {
+        _ if !is_active => Err("this account is disabled".to_owned()),
+        Request::Retained => {
+            Err("requests cannot be retained; publish it without the retain flag (-r)".to_owned())
+        }
+        Request::Payload(payload) => match codec::decode_any::<Value>(payload, limit::COMMAND_BYTES) {
+            Ok(Value::Object(body)) => Ok((body, payload)),
+            Ok(_) => Err("an object is expected: {\"to\": …, \"type\": …}".to_owned()),
+            Err(error) => Err(unreadable(&error)),
+        },
+    };
+    let (body, payload) = match read {
+        Ok(read) => read,
+        Err(why) => {
+            // Nobody can tell what it was to be about.
+            let resource = Resource::new("command", "");
+            commands::note_refusal(app, &caller, "command.create", resource, &context, &why).await;
+            return vec![rejected(app, None, &why)];
+        }
     };
     let reference = body.get("ref").and_then(Value::as_str).map(|text| cut(text, 200));
     // So that a refusal tells which command it is about.
@@ -177,7 +188,20 @@ async fn create(
     payload: &[u8],
     context: &AuditContext,
 ) -> Result<Vec<OperatorResult>, Error> {
-    let request = CreateRequest::read(Value::Object(body), None).map_err(Error::Invalid)?;
+    let to = body.get("to").and_then(Value::as_str).and_then(|to| Target::parse(to).ok());
+    let request = match CreateRequest::read(Value::Object(body), None) {
+        Ok(request) => request,
+        Err(wrong) => {
+            let resource = match to {
+                Some(Target::Device(id)) => Resource::new("device", &id),
+                Some(several) => Resource::new("command", &several.to_string()),
+                None => Resource::new("command", ""),
+            };
+            let error = Error::Invalid(wrong);
+            commands::note_refusal(app, caller, "command.create", resource, context, &error.reason()).await;
+            return Err(error);
+        }
+    };
     let reference = request.reference.clone();
     let began = app.clock.now_ms();
     let answers = commands::create(app, caller, request, Via::Mqtt(payload), context).await?;
@@ -200,29 +224,64 @@ async fn change(
     payload: &[u8],
     context: &AuditContext,
 ) -> Result<Vec<OperatorResult>, Error> {
-    let mut fields = Fields::new(Value::Object(body)).map_err(Error::Invalid)?;
-    let id = |value: Value| match value {
-        Value::String(id) => {
-            id.parse::<protocol::id::CommandId>().map(|_| id).map_err(|error| error.to_string())
+    let request = match Change::read(body) {
+        Ok(request) => request,
+        Err((action, about, wrong)) => {
+            let resource = Resource::new("command", about.as_deref().unwrap_or_default());
+            let error = Error::Invalid(wrong);
+            commands::note_refusal(app, caller, action, resource, context, &error.reason()).await;
+            return Err(error);
         }
-        _ => Err("the id of a command is expected".to_owned()),
     };
-    let (cancel, overridden) = (fields.optional("cancel", id), fields.optional("override", id));
-    let reason = overridden.is_some().then(|| fields.required("reason", command_request::reason)).flatten();
-    if cancel.is_some() && overridden.is_some() {
-        fields.error("override", "give either cancel or override");
-    }
-    fields.finish().map_err(Error::Invalid)?;
     let via = Via::Mqtt(payload);
-    let command = match (cancel, overridden, reason) {
-        (Some(id), ..) => commands::cancel(app, caller, &id, via, context).await?,
-        (None, Some(id), Some(reason)) => {
+    let command = match request {
+        Change::Cancel(id) => commands::cancel(app, caller, &id, via, context).await?,
+        Change::Override(id, reason) => {
             commands::override_show(app, caller, &id, &reason, via, context).await?
         }
-        // `finish` has failed in every other case.
-        _ => return Err(Error::Invalid(Vec::new())),
     };
     Ok(vec![accepted(app, &command)])
+}
+
+/// What is to become of a command that is there.
+enum Change {
+    Cancel(String),
+    /// With the reason.
+    Override(String, String),
+}
+
+/// What the audit log calls the change, the command that it is about if that can be told, and what is wrong.
+type Unreadable = (&'static str, Option<String>, Vec<FieldError>);
+
+impl Change {
+    fn read(body: Map<String, Value>) -> Result<Self, Unreadable> {
+        let action = if body.get("cancel").is_some_and(|id| !id.is_null()) {
+            "command.cancel"
+        } else {
+            "command.override"
+        };
+        let mut fields = Fields::new(Value::Object(body)).map_err(|wrong| (action, None, wrong))?;
+        let id = |value: Value| match value {
+            Value::String(id) => {
+                id.parse::<protocol::id::CommandId>().map(|_| id).map_err(|error| error.to_string())
+            }
+            _ => Err("the id of a command is expected".to_owned()),
+        };
+        let (cancel, overridden) = (fields.optional("cancel", id), fields.optional("override", id));
+        let reason =
+            overridden.is_some().then(|| fields.required("reason", command_request::reason)).flatten();
+        if cancel.is_some() && overridden.is_some() {
+            fields.error("override", "give either cancel or override");
+        }
+        let about = cancel.as_ref().or(overridden.as_ref()).cloned();
+        fields.finish().map_err(|wrong| (action, about, wrong))?;
+        match (cancel, overridden, reason) {
+            (Some(id), ..) => Ok(Self::Cancel(id)),
+            (None, Some(id), Some(reason)) => Ok(Self::Override(id, reason)),
+            // `finish` has failed in every other case.
+            _ => Err((action, None, Vec::new())),
+        }
+    }
 }
 
 fn accepted(app: &AppState, command: &Command) -> OperatorResult {

@@ -23,6 +23,8 @@ pub struct Basis {
     pub desired: Desired,
     /// The device's own lock and those of every tag.
     pub locks: Vec<ShowLock>,
+    /// The version that the device has reported; of a server that was restored from a copy it may be ahead.
+    pub reported_version: Option<i64>,
 }
 
 impl Basis {
@@ -34,6 +36,7 @@ impl Basis {
         Ok(Self {
             desired: stored::get(store, &device.org_id, &device.id).await?,
             locks: show_locks::concerning(store, &device.org_id, &device.id, now_ms).await?,
+            reported_version: stored::reported(store, &device.id).await?.version,
         })
     }
 
@@ -42,7 +45,9 @@ impl Basis {
     pub fn follow(&self, description: &Description, now_ms: i64) -> Option<Statement> {
         let mut desired = self.desired.clone();
         let changed = desired.follow(description, &self.locks, now_ms);
-        changed.then(|| stored::put(&desired, self.desired.version, now_ms))
+        // A version that the device believes to have would pass for known.
+        let overtakes = self.reported_version.is_some_and(|reported| desired.overtake(reported));
+        (changed || overtakes).then(|| stored::put(&desired, self.desired.version, now_ms))
     }
 }
 

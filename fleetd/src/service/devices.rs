@@ -11,10 +11,11 @@ use crate::auth::token::NewToken;
 use crate::config::Secret;
 use crate::domain::audit::{AuditContext, AuditEntry, AuditOutcome, Resource};
 use crate::domain::device::{Device, DevicePatch};
+use crate::domain::dispatch;
 use crate::domain::org::OrgRef;
 use crate::domain::summary::DeviceSummary;
 use crate::store::summaries::{self, Selection};
-use crate::store::{Statement, audit, credentials, devices, revocations};
+use crate::store::{Statement, StoreError, audit, commands, credentials, devices, revocations};
 
 /// How often a change is tried again when somebody else changes the same device.
 const ATTEMPTS: usize = 3;
@@ -164,6 +165,25 @@ pub async fn decommission(
     .await?;
     app.end_device(&caller.org().slug, &device.device_id);
     app.views.mark(device.id.as_str());
+    if let Err(error) = end_commands(app, &device).await {
+        tracing::warn!(%error, "open commands of a decommissioned device; the dispatcher ends them");
+    }
+    app.nudges.nudge(Worker::Dispatcher);
+    app.nudges.nudge(Worker::Results);
+    Ok(())
+}
+
+/// Ends what is open of a device that was taken out, before its id can be registered again. What fails, or is created
+/// at this moment, is left to the dispatcher.
+async fn end_commands(app: &AppState, device: &Device) -> Result<(), StoreError> {
+    for command in commands::open_of(&app.store, &device.id).await? {
+        let Some(mut plan) = dispatch::device_is_gone(&command, app.clock.now_ms()) else { continue };
+        let statements = commands::update(&mut plan.command, plan.step.as_ref());
+        match app.store.apply(statements).await {
+            Ok(_) | Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
     Ok(())
 }
 

@@ -35,12 +35,14 @@ pub async fn release(
         if group.revision == 0 && group.members.is_empty() {
             return Err(Error::NotFound("your organisation has no redundancy group of this name".to_owned()));
         }
-        if group.holder.is_none() && group.restored_at.is_none() {
+        let busy = group.members.iter().any(|member| member.busy);
+        if group.holder.is_none() && group.restored_at.is_none() && !busy {
             return Ok(());
         }
+        let now_ms = app.clock.now_ms();
         let noted = audit::insert(&AuditEntry {
             org_id: Some(org),
-            at: app.clock.now_ms(),
+            at: now_ms,
             context,
             action: "lease.release",
             resource: Resource::new("redundancy_group", name),
@@ -51,7 +53,7 @@ pub async fn release(
                 "restored": group.restored_at.is_some(),
             }),
         });
-        let statements = vec![leases::release(org, name, group.revision), noted];
+        let statements = vec![leases::release(org, name, group.revision, now_ms), noted];
         match app.store.apply(statements).await.map_err(Error::from) {
             Ok(_) => {
                 // Partners that wait have their turn at once.

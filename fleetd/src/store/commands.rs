@@ -93,6 +93,13 @@ pub(crate) fn read(row: &Row) -> Result<Command, StoreError> {
     })
 }
 
+/// Reads what can be read. A row that a newer server has written, say, stops nothing but itself.
+pub(crate) fn readable<T>(rows: &[Row], read: impl Fn(&Row) -> Result<T, StoreError>) -> Vec<T> {
+    let read =
+        |row| read(row).inspect_err(|error| tracing::error!(%error, "a row that cannot be read is left out"));
+    rows.iter().filter_map(|row| read(row).ok()).collect()
+}
+
 /// Stores a new command with the first line of its history.
 #[must_use]
 pub fn insert(command: &Command) -> [Statement; 2] {
@@ -270,7 +277,8 @@ pub async fn one(store: &Store, org: &OrgId, id: &str) -> Result<Option<Command>
 pub async fn open_of(store: &Store, device: &DeviceRowId) -> Result<Vec<Command>, StoreError> {
     let condition =
         format!("c.device_id = ?1 AND c.status IN {OPEN} ORDER BY c.priority, c.created_at, c.id");
-    select(store, &condition, values![device.as_str()]).await
+    let sql = format!("SELECT {COLUMNS} {FROM} WHERE {condition}");
+    Ok(readable(&store.query(sql, values![device.as_str()]).await?, read))
 }
 
 /// The commands to which a person gave this name; of one device, or of all.
@@ -467,18 +475,32 @@ pub async fn list(
         conditions.push_str(&format!(" AND c.device_id = ?{}", params.len()));
     }
     let total = store
-        .query_one(format!("SELECT count(*) AS total {FROM} WHERE {conditions}"), params.clone())
+        .query_one(format!("SELECT count(*) AS total FROM commands c WHERE {conditions}"), params.clone())
         .await?
         .map_or(Ok(0), |row| row.int("total"))?;
     let key = selection.sort.sql();
     let direction = if selection.descending { "DESC" } else { "ASC" };
     params.extend([selection.limit.into(), selection.offset.into()]);
     let (limit, offset) = (params.len() - 1, params.len());
+    let first = match selection.sort {
+        // As the indexes are.
+        SortKey::CreatedAt => String::new(),
+        SortKey::CompletedAt => format!("CASE WHEN {key} IS NULL THEN 1 ELSE 0 END, {key} {direction}, "),
+        _ => format!("{key} {direction}, "),
+    };
     let page = format!(
-        "{conditions} ORDER BY CASE WHEN {key} IS NULL THEN 1 ELSE 0 END, {key} {direction}, \
-         c.created_at {direction}, c.id {direction} LIMIT ?{limit} OFFSET ?{offset}"
+        "{conditions} ORDER BY {first}c.created_at {direction}, c.id {direction} LIMIT ?{limit} OFFSET ?{offset}"
     );
     Ok((select(store, &page, params).await?, total))
+}
+
+/// How many lines the history of a command has.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn lines(store: &Store, id: &str) -> Result<i64, StoreError> {
+    const SQL: &str = "SELECT count(*) AS lines FROM command_history WHERE command_id = ?1";
+    store.query_one(SQL, values![id]).await?.map_or(Ok(0), |row| row.int("lines"))
 }
 
 /// The history of a command, from its first step on, each with the revision that it made.

@@ -11,9 +11,6 @@ use crate::domain::device::DeviceRowId;
 use crate::domain::org::OrgId;
 use crate::values;
 
-/// Commands of connected devices that one look takes in.
-const COMMANDS_MAX: i64 = 20_000;
-
 /// A device as the dispatcher sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
@@ -93,25 +90,52 @@ pub async fn waiting(store: &Store) -> Result<Vec<Target>, StoreError> {
          AND (coalesce(s.reported_version, 0) < w.version \
          OR EXISTS (SELECT 1 FROM commands c WHERE c.device_id = d.id AND c.status IN {open}))"
     );
-    store.query(sql, Vec::new()).await?.iter().map(read).collect()
+    Ok(commands::readable(&store.query(sql, Vec::new()).await?, read))
 }
 
-/// The open commands of connected devices, by device, then priority and age.
+/// The open commands of connected devices whose row's id is past `after`, by device, then priority and age; at most
+/// `most` of them, but of each device all or none. With it the id past which the next look goes on.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn open_of_connected(store: &Store) -> Result<BTreeMap<DeviceRowId, Vec<Command>>, StoreError> {
+pub async fn open_of_connected(
+    store: &Store,
+    after: &str,
+    most: usize,
+) -> Result<(BTreeMap<DeviceRowId, Vec<Command>>, String), StoreError> {
     let (columns, from, open) = (commands::COLUMNS, commands::FROM, commands::OPEN);
     let sql = format!(
         "SELECT {columns} {from} JOIN device_state s ON s.device_id = c.device_id \
-         WHERE c.status IN {open} AND s.online = 1 ORDER BY c.priority, c.created_at, c.id LIMIT ?1"
+         WHERE c.status IN {open} AND s.online = 1 AND c.device_id > ?1 \
+         ORDER BY c.device_id, c.priority, c.created_at, c.id LIMIT ?2"
     );
+    let limit = i64::try_from(most).unwrap_or(i64::MAX);
+    let rows = store.query(sql, values![after, limit]).await?;
     let mut all: BTreeMap<DeviceRowId, Vec<Command>> = BTreeMap::new();
-    for row in store.query(sql, values![COMMANDS_MAX]).await? {
-        let command = commands::read(&row)?;
+    for command in commands::readable(&rows, commands::read) {
         all.entry(command.order.device_id.clone()).or_default().push(command);
     }
-    Ok(all)
+    let mut next = String::new();
+    if rows.len() >= most {
+        // Of the last device there may be more.
+        if all.len() > 1 {
+            all.pop_last();
+        }
+        next = all.last_key_value().map(|(id, _)| id.as_str().to_owned()).unwrap_or_default();
+    }
+    Ok((all, next))
+}
+
+/// Open commands of devices that were taken out of service, at most a few hundred.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn open_of_gone(store: &Store) -> Result<Vec<Command>, StoreError> {
+    let (columns, from, open) = (commands::COLUMNS, commands::FROM, commands::OPEN);
+    let sql = format!(
+        "SELECT {columns} {from} WHERE d.decommissioned_at IS NOT NULL AND c.status IN {open} LIMIT 500"
+    );
+    Ok(commands::readable(&store.query(sql, Vec::new()).await?, commands::read))
 }
 
 /// Open commands that are past their expiry: those never sent, and those that expired before `silent_since`. At most a
@@ -128,7 +152,7 @@ pub async fn overdue(store: &Store, now_ms: i64, silent_since: i64) -> Result<Ve
          AND ((c.status = 'pending' AND c.query_first = 0) OR (c.expires_at <= ?2 AND coalesce(s.last_seen_at, 0) <= ?2)) \
          ORDER BY c.expires_at LIMIT 500"
     );
-    store.query(sql, values![now_ms, silent_since]).await?.iter().map(commands::read).collect()
+    Ok(commands::readable(&store.query(sql, values![now_ms, silent_since]).await?, commands::read))
 }
 
 /// A command by its id, whosever it is.
@@ -146,9 +170,12 @@ pub async fn by_id(store: &Store, id: &str) -> Result<Option<Command>, StoreErro
 /// # Errors
 /// [`StoreError`].
 pub async fn unacknowledged(store: &Store, device: &str) -> Result<u32, StoreError> {
-    const SQL: &str =
-        "SELECT count(*) AS n FROM commands WHERE device_id = ?1 AND status IN ('pending', 'sent')";
-    let row = store.query_one(SQL, values![device]).await?;
+    // The index has the open ones alone, and is used if they are named.
+    let sql = format!(
+        "SELECT count(*) AS n FROM commands WHERE device_id = ?1 AND status IN {} AND status IN ('pending', 'sent')",
+        commands::OPEN
+    );
+    let row = store.query_one(sql, values![device]).await?;
     Ok(row.map_or(Ok(0), |row| row.int("n"))?.try_into().unwrap_or(u32::MAX))
 }
 

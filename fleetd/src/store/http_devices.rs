@@ -18,7 +18,7 @@ pub async fn overdue(store: &Store, now_ms: i64) -> Result<Vec<Command>, StoreEr
          OR (c.status = 'sent' AND c.expires_at + ?2 <= ?1)) ORDER BY c.expires_at LIMIT 500"
     );
     let silence = protocol::command::limits::SILENCE_AFTER_EXPIRY_MS;
-    store.query(sql, values![now_ms, silence]).await?.iter().map(commands::read).collect()
+    Ok(commands::readable(&store.query(sql, values![now_ms, silence]).await?, commands::read))
 }
 
 /// For the transaction that hands out what is disruptive: it comes about only if at its commit no lock stands over the

@@ -14,12 +14,22 @@ pub async fn group(store: &Store, org: &OrgId, name: &str) -> Result<Group, Stor
     const LEASE: &str = "\
 SELECT l.revision, l.device_id, l.command_id, l.nonce, l.granted_at, l.restored_at,
  CASE WHEN c.id IS NULL OR c.status NOT IN ('pending', 'sent', 'acked', 'held', 'running') THEN 1 ELSE 0 END AS ended,
- CASE WHEN s.online = 1 AND s.will_at IS NULL THEN 1 ELSE 0 END AS online
-FROM redundancy_leases l LEFT JOIN commands c ON c.id = l.command_id
+ CASE WHEN s.online = 1 AND s.will_at IS NULL OR h.decommissioned_at IS NOT NULL THEN 1 ELSE 0 END AS online
+FROM redundancy_leases l LEFT JOIN commands c ON c.id = l.command_id LEFT JOIN devices h ON h.id = l.device_id
 LEFT JOIN device_state s ON s.device_id = l.device_id WHERE l.org_id = ?1 AND l.name = ?2";
     const MEMBERS: &str = "\
-SELECT d.id, s.birth_at, CASE WHEN s.online = 1 AND s.will_at IS NULL THEN 1 ELSE 0 END AS online
+SELECT d.id, s.birth_at, CASE WHEN s.online = 1 AND s.will_at IS NULL THEN 1 ELSE 0 END AS online,
+ CASE WHEN EXISTS (SELECT 1 FROM commands c WHERE c.device_id = d.id
+   AND c.status IN ('pending', 'sent', 'acked', 'held', 'running')
+   AND c.type IN ('update', 'reboot', 'restart_service', 'custom')
+   AND (c.status = 'running' OR c.bound = 'http' AND c.status <> 'pending')
+   AND coalesce(c.started_at, c.sent_at, 0) > coalesce(g.released_at, -1))
+  OR EXISTS (SELECT 1 FROM redundancy_leases r JOIN commands c ON c.id = r.command_id
+   WHERE r.device_id = d.id AND c.status IN ('pending', 'sent', 'acked', 'held', 'running')
+   AND r.granted_at > coalesce(g.released_at, -1))
+ THEN 1 ELSE 0 END AS busy
 FROM devices d LEFT JOIN device_state s ON s.device_id = d.id
+LEFT JOIN redundancy_leases g ON g.org_id = ?1 AND g.name = ?2
 WHERE d.org_id = ?1 AND d.redundancy_group = ?2 AND d.decommissioned_at IS NULL AND d.approval = 'approved'";
     // The lease last: what is read of it here is not older than what is read of the members.
     let members = store.query(MEMBERS, values![org.as_str(), name]).await?;
@@ -38,6 +48,7 @@ fn read_member(row: &Row) -> Result<Member, StoreError> {
     Ok(Member {
         device: DeviceRowId::new(row.text("id")?),
         online: row.bool("online")?,
+        busy: row.bool("busy")?,
         born_at: row.opt_int("birth_at")?,
     })
 }
@@ -75,10 +86,18 @@ pub fn grant(org: &OrgId, name: &str, group: &Group, ask: &Ask, now_ms: i64) -> 
     Statement::new(sql, params).expect_rows(1)
 }
 
-/// Takes the lease from whoever has it, unless it changed since `revision` was read; also forgets a restore.
+/// Takes the lease from whoever has it, unless it changed since `revision` was read; also forgets a restore, and what
+/// members were at until `now_ms` (ms since 1970).
 #[must_use]
-pub fn release(org: &OrgId, name: &str, revision: i64) -> Statement {
+pub fn release(org: &OrgId, name: &str, revision: i64, now_ms: i64) -> Statement {
+    let params = values![org.as_str(), name, revision, now_ms];
+    if revision == 0 {
+        let sql = "INSERT INTO redundancy_leases (org_id, name, revision, released_at) VALUES (?1, ?2, ?3 + 1, ?4) \
+                   ON CONFLICT (org_id, name) DO NOTHING";
+        return Statement::new(sql, params).expect_rows(1);
+    }
     let sql = "UPDATE redundancy_leases SET device_id = NULL, command_id = NULL, nonce = NULL, granted_at = NULL, \
-               restored_at = NULL, revision = revision + 1 WHERE org_id = ?1 AND name = ?2 AND revision = ?3";
-    Statement::new(sql, values![org.as_str(), name, revision]).expect_rows(1)
+               restored_at = NULL, released_at = ?4, revision = revision + 1 \
+               WHERE org_id = ?1 AND name = ?2 AND revision = ?3";
+    Statement::new(sql, params).expect_rows(1)
 }

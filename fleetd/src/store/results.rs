@@ -52,7 +52,20 @@ JOIN organizations o ON o.id = c.org_id
 WHERE h.told = 0 AND h.command_id IN (SELECT command_id FROM command_history WHERE told = 0 ORDER BY at LIMIT ?1)
 ORDER BY h.command_id, h.revision LIMIT ?2";
     let rows = store.query(SQL, values![COMMANDS_MAX, STEPS_MAX]).await?;
-    let mut steps = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let (mut steps, mut unreadable) = (Vec::new(), Vec::new());
+    for row in &rows {
+        match read(row) {
+            Ok(step) => steps.push(step),
+            Err(error) => {
+                tracing::error!(%error, "a step that cannot be read is told to nobody");
+                unreadable.push(mark(&row.text("command_id")?, row.int("revision")?));
+            }
+        }
+    }
+    if !unreadable.is_empty() {
+        // Otherwise they would stand before the others for ever.
+        store.apply(unreadable).await?;
+    }
     in_order(&mut steps);
     Ok(steps)
 }
@@ -97,11 +110,12 @@ fn read(row: &Row) -> Result<Untold, StoreError> {
 /// Marks steps as told.
 #[must_use]
 pub fn told(steps: &[Untold]) -> Vec<Statement> {
-    let mark = |step: &Untold| {
-        let sql = "UPDATE command_history SET told = 1 WHERE command_id = ?1 AND revision = ?2";
-        Statement::new(sql, values![step.command.as_str(), step.revision])
-    };
-    steps.iter().map(mark).collect()
+    steps.iter().map(|step| mark(step.command.as_str(), step.revision)).collect()
+}
+
+fn mark(command: &str, revision: i64) -> Statement {
+    let sql = "UPDATE command_history SET told = 1 WHERE command_id = ?1 AND revision = ?2";
+    Statement::new(sql, values![command, revision])
 }
 
 #[cfg(test)]

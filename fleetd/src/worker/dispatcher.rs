@@ -48,6 +48,8 @@ const FULL_EVERY: Duration = Duration::from_millis(100);
 const FULL_SHARE: u32 = 10;
 /// Devices that are seen to at the same time.
 const AT_ONCE: usize = 32;
+/// Commands that one look takes in; the next one goes on behind them.
+const COMMANDS_MAX: usize = 20_000;
 /// Devices whose past is remembered; past it, some things are said once more than needed.
 const REMEMBERED: usize = 50_000;
 
@@ -69,6 +71,8 @@ struct Memory {
     /// When `go` was said last, ms since 1970.
     gone: HashMap<CommandId, i64>,
     next_full: Option<Instant>,
+    /// The row of the device behind which the next look at all goes on.
+    after: String,
 }
 
 struct Dispatcher {
@@ -100,13 +104,14 @@ impl Dispatcher {
         if self.full_is_due() {
             let began = Instant::now();
             self.end_overdue().await?;
-            let mut commands = lookup::open_of_connected(store).await?;
+            let after = self.with_memory(|memory| std::mem::take(&mut memory.after));
+            let (mut commands, after) = lookup::open_of_connected(store, &after, COMMANDS_MAX).await?;
             for target in lookup::waiting(store).await? {
                 let open = commands.remove(&target.id).unwrap_or_default();
                 devices.insert(target.id.clone(), (target, open));
             }
             let next = Instant::now() + FULL_EVERY.max(began.elapsed() * FULL_SHARE);
-            self.with_memory(|memory| memory.next_full = Some(next));
+            self.with_memory(|memory| (memory.next_full, memory.after) = (Some(next), after));
         }
         let loaded: Vec<Result<_, StoreError>> = stream::iter(marked.clone())
             .map(|id| async move {
@@ -152,6 +157,15 @@ impl Dispatcher {
             };
             let to = Recipient { reachable: false, ..recipient(&target, false, false) };
             if let Some(plan) = dispatch::plan(&command, &[], &to, now) {
+                self.carry_out(&target, plan).await?;
+            }
+        }
+        // Mostly they have ended with the decommissioning itself; some were created at the same moment.
+        for command in lookup::open_of_gone(store).await? {
+            if let (Some(target), Some(plan)) = (
+                lookup::target(store, command.order.device_id.as_str()).await?,
+                dispatch::device_is_gone(&command, now),
+            ) {
                 self.carry_out(&target, plan).await?;
             }
         }
@@ -230,6 +244,7 @@ impl Dispatcher {
             let counter = match step.status {
                 CommandState::Sent => "fleet_commands_sent_total",
                 CommandState::Expired => "fleet_commands_expired_total",
+                CommandState::Cancelled => "fleet_commands_cancelled_total",
                 _ => "fleet_commands_given_up_total",
             };
             self.app.metrics.add(counter, 1);

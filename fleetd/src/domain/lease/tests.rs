@@ -14,7 +14,7 @@ fn row(n: usize) -> DeviceRowId {
 }
 
 fn member(n: usize) -> Member {
-    Member { device: row(n), online: true, born_at: Some(10) }
+    Member { device: row(n), online: true, busy: false, born_at: Some(10) }
 }
 
 fn group() -> Group {
@@ -180,7 +180,7 @@ proptest! {
                         }),
                         restored_at: None,
                         members: (0..3)
-                            .map(|n| Member { device: row(n), online: devices[n].online, born_at: None })
+                            .map(|n| Member { device: row(n), online: devices[n].online, busy: false, born_at: None })
                             .collect(),
                     };
                     let id = format!("{n}-{command}").parse().unwrap();

@@ -52,8 +52,8 @@ fn changed(app: &AppState, command: &Command) {
     app.nudges.nudge(Worker::Results);
 }
 
-/// Notes in the audit log what was refused over MQTT.
-async fn note_refusal(
+/// Notes in the audit log what was refused over MQTT; only so many of one person's refusals in a time.
+pub(crate) async fn note_refusal(
     app: &AppState,
     caller: &Caller,
     action: &'static str,

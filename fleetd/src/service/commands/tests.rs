@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod gone;
+
 use std::sync::Arc;
 
 use protocol::command::{CommandState, CommandType};

@@ -29,6 +29,9 @@ use crate::{
 /// How long a device has to use a token that it has announced, in ms.
 const TOKEN_LAPSES_MS: i64 = 24 * 3_600_000;
 
+/// Lines that the history of one command may have; past it only what ends the command is written down.
+const LINES_MAX: i64 = 2_000;
+
 /// The commands of one device that a batch touches, as they will be after its commit.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
@@ -95,8 +98,17 @@ impl Ingest {
                 return Ok(());
             }
         };
+        let mut step = step;
+        // Counted only where there can be so many: each line has a revision of its own.
+        if step.as_ref().is_some_and(|step| !step.status.is_terminal())
+            && command.revision >= LINES_MAX
+            && commands::lines(&self.store, command.order.id.as_str()).await? >= LINES_MAX
+        {
+            step = None;
+            self.metrics.add("fleet_command_history_full_total", 1);
+        }
         touched.statements.extend(commands::update(command, step.as_ref()));
-        if late {
+        if late && step.is_some() {
             touched.statements.push(lookup::keep_quiet(command.order.id.as_str(), command.revision));
         }
         touched.moved = true;

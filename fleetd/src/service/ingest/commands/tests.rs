@@ -329,3 +329,24 @@ async fn one_announced_token_waits_beside_the_one_in_force() {
     bench.store.apply_one(again).await.unwrap();
     assert_eq!(known(NOW).await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_device_that_never_stops_reporting_does_not_fill_the_history_and_its_end_is_still_in_it() {
+    let bench = Bench::new().await;
+    sent(&bench, "c", "cam-1", CommandType::Ping).await;
+    bench.send(Uplink::Birth, packed(&birth(1))).await;
+    let most = u32::try_from(LINES_MAX).unwrap();
+    for first in (1..most + 300).step_by(100) {
+        let reports: Vec<_> = (first..first + 100)
+            .map(|n| CommandReport { reason: Some(format!("live: {n}")), ..report(n.into(), "c", n, "held") })
+            .collect();
+        bench.send(Uplink::Status, packed(&reports)).await;
+    }
+    // Those of one batch are counted together.
+    let lines = i64::try_from(history(&bench, "c").await.len()).unwrap();
+    assert!((LINES_MAX..LINES_MAX + 100).contains(&lines), "{lines}");
+    let n = most + 500;
+    status(&bench, &report(n.into(), "c", n, "rejected")).await;
+    assert_eq!(command(&bench, "c").await.state(), CommandState::Rejected);
+    assert_eq!(history(&bench, "c").await.last().unwrap().0, "rejected");
+}
