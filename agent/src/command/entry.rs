@@ -8,6 +8,8 @@ use protocol::message::{Command, CommandReport};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::show_mode::Lease;
+
 /// Longest reason and longest error in a report, in bytes.
 const REASON_MAX_LEN: usize = 1_000;
 const ERROR_MAX_LEN: usize = 8_000;
@@ -77,8 +79,8 @@ pub struct Write {
     pub entry: Entry,
     /// Whether its report goes to the server; if not, nothing changed that concerns it.
     pub says: bool,
-    /// The lease that it asks for, and when by the clock that counts since boot.
-    pub(crate) asks: Option<([u8; 16], u64)>,
+    /// The lease that it asks for.
+    pub(super) asks: Option<Lease>,
 }
 
 impl Write {

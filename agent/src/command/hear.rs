@@ -7,6 +7,7 @@ use protocol::id::CommandId;
 use protocol::message::{Command, DeviceAction};
 
 use super::show_mode::Facts;
+use super::work::Work;
 use super::{Commands, Entry, MOST_OPEN, Words, Write};
 
 /// What to do about it.
@@ -64,7 +65,7 @@ impl Commands {
                 Some(_) => Heard::Repeat,
             },
             DeviceAction::Override(order) => match known {
-                Some(entry) if entry.is_waiting() && entry.override_reason.is_none() => {
+                Some(entry) if self.has_not_begun(entry) && entry.override_reason.is_none() => {
                     let entry = Entry { override_reason: Some(order.reason), ..entry.clone() };
                     write(Write { entry, says: false, asks: None })
                 }
@@ -72,12 +73,17 @@ impl Commands {
             },
             DeviceAction::Go(go) => {
                 let lease = self.leases.get_mut(&go.id);
-                match lease.is_some_and(|lease| lease.go(&go.nonce.0, facts.now)) {
+                match lease.is_some_and(|lease| lease.go(&go.nonce.0, facts)) {
                     true => Heard::Nothing("the lease is granted"),
                     false => Heard::Nothing("no such lease is waited for any more"),
                 }
             }
         }
+    }
+
+    /// Whether it waits, or is journalled as running and still before the second look: it may be held again.
+    fn has_not_begun(&self, entry: &Entry) -> bool {
+        entry.is_waiting() || self.works.get(&entry.id).is_some_and(Work::is_before_its_effect)
     }
 
     fn run(&self, command: Command, for_this_state: bool, facts: &Facts<'_>) -> Heard {
@@ -133,8 +139,9 @@ pub fn refused(command: Command, reason: String, facts: &Facts<'_>) -> Write {
 
 /// An entry for a command that never came, so that a copy of it that comes later does not run.
 fn unknown(id: CommandId, state: CommandState, words: Words, facts: &Facts<'_>) -> Write {
-    // Its expiry is not known: from now on at least as long as from any expiry.
-    let now_ms = facts.trusted_ms.unwrap_or(facts.ts_ms);
+    // Its expiry is not known: from now on at least as long as from any expiry. A clock that nobody has confirmed may be
+    // years behind: then its number alone makes it go.
+    let now_ms = facts.trusted_ms.unwrap_or(i64::MAX);
     let kept_until_ms = now_ms.saturating_add(2 * REMEMBERED_AFTER_EXPIRY_MS);
     Entry::new(id, kept_until_ms, facts.now).moved(state, words, facts.ts_ms)
 }

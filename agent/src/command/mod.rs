@@ -143,8 +143,8 @@ impl Commands {
                 }
             }
         }
-        if let Some((nonce, asked_at_ms)) = &write.asks {
-            self.leases.insert(id.clone(), Lease::asked(*nonce, *asked_at_ms));
+        if let Some(lease) = &write.asks {
+            self.leases.insert(id.clone(), lease.clone());
         }
         if entry.state.is_open() {
             self.open.insert(id.clone(), entry.clone());

@@ -3,7 +3,7 @@
 use protocol::command::CommandState;
 use protocol::id::CommandId;
 
-use super::show_mode::{self, Facts, Hold};
+use super::show_mode::{self, Facts, Hold, Lease};
 use super::work::{Lane, Stage, Work};
 use super::{Commands, Entry, Step, Words, Write};
 
@@ -47,11 +47,11 @@ impl Commands {
     pub(super) fn held(&self, entry: &Entry, hold: &Hold, facts: &Facts<'_>) -> Option<Write> {
         let quiet = entry.state == CommandState::Held && (facts.undelivered)(entry.record_seq);
         if *hold == Hold::AwaitingLease && facts.connected {
-            let fresh = self.leases.get(&entry.id).is_some_and(|lease| lease.is_fresh(facts.now));
+            let fresh = self.leases.get(&entry.id).is_some_and(|lease| lease.is_fresh(facts));
             if let (false, false, Some(nonce)) = (fresh, quiet, facts.nonce) {
                 let words = Words { nonce: Some(nonce), ..Words::reason(hold.text()) };
                 let write = entry.moved(CommandState::Held, words, facts.ts_ms);
-                return Some(Write { asks: Some((nonce, facts.now.boottime_ms)), ..write });
+                return Some(Write { asks: Some(Lease::asked(nonce, facts)), ..write });
             }
         }
         let news = entry.held_for() != Some(hold.word()) && !quiet;

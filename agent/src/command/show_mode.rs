@@ -97,28 +97,32 @@ impl Hold {
 }
 
 /// A question for a lease, and whether it was granted. It lives as long as the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lease {
     nonce: [u8; 16],
+    /// Whose: with another group the partners are others, and nobody has asked them.
+    group: Option<String>,
     asked_at_ms: u64,
     granted: bool,
 }
 
 impl Lease {
-    pub(super) fn asked(nonce: [u8; 16], asked_at_ms: u64) -> Self {
-        Self { nonce, asked_at_ms, granted: false }
+    pub(super) fn asked(nonce: [u8; 16], facts: &Facts<'_>) -> Self {
+        let group = facts.wanted.redundancy_group.clone();
+        Self { nonce, group, asked_at_ms: facts.now.boottime_ms, granted: false }
     }
 
     /// Notes a `go`; returns whether it was an answer to this question, in time.
-    pub(super) fn go(&mut self, nonce: &[u8], now: Moment) -> bool {
-        let answers = self.nonce == nonce && self.is_fresh(now);
+    pub(super) fn go(&mut self, nonce: &[u8], facts: &Facts<'_>) -> bool {
+        let answers = self.nonce == nonce && self.is_fresh(facts);
         self.granted |= answers;
         answers
     }
 
     /// Good for so long from the asking, whenever it was granted.
-    pub(super) fn is_fresh(&self, now: Moment) -> bool {
-        now.boottime_ms.saturating_sub(self.asked_at_ms) < LEASE_MS
+    pub(super) fn is_fresh(&self, facts: &Facts<'_>) -> bool {
+        let age_ms = facts.now.boottime_ms.saturating_sub(self.asked_at_ms);
+        age_ms < LEASE_MS && self.group == facts.wanted.redundancy_group
     }
 }
 
@@ -142,6 +146,6 @@ pub(super) fn hold(entry: &Entry, facts: &Facts<'_>, lease: Option<&Lease>) -> O
             (Liveness::Idle, _) => {}
         }
     }
-    let leased = lease.is_some_and(|lease| lease.granted && lease.is_fresh(facts.now));
+    let leased = lease.is_some_and(|lease| lease.granted && lease.is_fresh(facts));
     (facts.wanted.redundancy_group.is_some() && !leased).then_some(Hold::AwaitingLease)
 }

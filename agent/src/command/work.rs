@@ -125,6 +125,11 @@ impl Work {
         matches!(self.stage, Stage::Begun { .. } | Stage::Dying { .. })
     }
 
+    /// Journalled as running, and whether the effect may begin is still to be decided.
+    pub(super) fn is_before_its_effect(&self) -> bool {
+        matches!(self.stage, Stage::Starting | Stage::Looking { .. } | Stage::Looked { .. })
+    }
+
     /// `running` has been committed.
     pub(super) fn running_is_journalled(&mut self) {
         match &mut self.stage {
@@ -137,13 +142,18 @@ impl Work {
 }
 
 impl Commands {
-    /// The payload was checked once more, and what the effect will change was noted; or why it may not run.
-    pub fn prepared(&mut self, id: &CommandId, outcome: Result<String, String>) {
+    /// The payload was checked once more, and what the effect will change was noted; or why it may not run. Returns
+    /// whether that was waited for: only the note that goes into the journal may be used for the effect.
+    pub fn prepared(&mut self, id: &CommandId, outcome: Result<String, String>) -> bool {
+        if self.works.get(id).is_none_or(|work| work.stage != Stage::Preparing) {
+            return false;
+        }
         let next = match outcome {
             Ok(observed) => Stage::Prepared { observed },
             Err(reason) => Stage::Ended(Box::new(End::Rejected(reason))),
         };
-        self.step_from(id, |stage| *stage == Stage::Preparing, next);
+        self.step_from(id, |_| true, next);
+        true
     }
 
     /// It could not even be tried to check the payload: its turn comes again.

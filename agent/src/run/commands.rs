@@ -201,10 +201,13 @@ impl Agent {
         self.last_done = self.now();
         match done {
             Done::Prepared(id, Ok(prepared)) => {
-                self.commands.prepared(&id, Ok(prepared.1.to_text()));
-                self.effects.keep(id, *prepared, |id| self.commands.get(id).is_some());
+                if self.commands.prepared(&id, Ok(prepared.1.to_text())) {
+                    self.effects.keep(id, *prepared, |id| self.commands.get(id).is_some());
+                }
             }
-            Done::Prepared(id, Err(refusal)) => self.commands.prepared(&id, Err(refusal.to_string())),
+            Done::Prepared(id, Err(refusal)) => {
+                self.commands.prepared(&id, Err(refusal.to_string()));
+            }
             Done::Ended(id, outcome) => {
                 failpoint::reached(failpoint::EFFECT_HEARD);
                 let changed_config =

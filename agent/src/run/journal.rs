@@ -4,7 +4,7 @@ use protocol::id::CommandId;
 use protocol::message::Reported;
 
 use super::store::{Store, StoreError};
-use crate::command::{Entry, Write};
+use crate::command::{Entry, Wanted, Write};
 use crate::outbox::Change;
 use crate::record::Record;
 use crate::state::Kept;
@@ -55,6 +55,11 @@ impl Store {
         reports: bool,
         ts_ms: i64,
     ) -> Result<(), StoreError> {
+        let news = (kept.desired != self.kept.desired).then(|| super::desired::wanted(kept.desired.as_ref()));
+        if let Some(wanted) = &news {
+            // A new lock counts even if the disk does not take it. The version does not: it is tried again.
+            self.wanted = Wanted { version: self.wanted.version, ..wanted.clone() };
+        }
         let report: Option<Reported> = kept.reported.clone().filter(|_| reports);
         let change = match report {
             Some(report) => self.plan(Record::Reported(report), ts_ms)?,
@@ -63,7 +68,7 @@ impl Store {
         let (change, kept) =
             self.thread.call(move |state| state.keep(&kept, &change).map(|()| (change, kept))).await?;
         self.uplink.committed(&change);
-        self.wanted = super::desired::wanted(kept.desired.as_ref());
+        self.wanted = news.unwrap_or_else(|| self.wanted.clone());
         self.kept = kept;
         Ok(())
     }

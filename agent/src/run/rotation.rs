@@ -99,7 +99,15 @@ impl Agent {
         let entry = self.commands.get(&id);
         let done = match step {
             // Its command is not open any more: nobody has been told of the token, or nobody wants it.
-            Step::Told if entry.is_none() => self.file_step(files, Rotation::fall_back).await.map(|()| None),
+            Step::Told if entry.is_none() => {
+                let back = self.file_step(files, Rotation::fall_back).await;
+                if back.is_ok() {
+                    // Nobody hears that; but the next rotation need not wait for this one.
+                    let error = "its command is not known any more".to_owned();
+                    self.commands.ended(&id, End::Failed { error, result: None });
+                }
+                back.map(|()| None)
+            }
             Step::Told => {
                 let told = entry.is_some_and(|entry| {
                     entry.report.token_sha256.as_ref().is_some_and(|hash| hash.0 == turn.made.sha256)

@@ -88,7 +88,9 @@ impl Agent {
         // What the older copy holds may have been done after the copy was made.
         for write in self.commands.given_up(self.kernel.wall_ms()) {
             if !self.journal(write).await {
-                break;
+                // With another identity it would run. The next answer of a server asks for one again.
+                let problem = "the commands of an older copy of the state cannot be given up yet".to_owned();
+                return self.connection_failed(problem, Duration::ZERO);
             }
         }
         let Some(store) = &mut self.folder.store else { return };

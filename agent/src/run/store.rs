@@ -223,7 +223,38 @@ impl Folder {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use protocol::message::Desired;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_show_lock_counts_although_the_disk_does_not_take_it_and_the_version_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path(), 0).await.unwrap();
+        let desired = |version, show_locks| Desired {
+            version,
+            config: BTreeMap::new(),
+            target_version: None,
+            show_locks,
+            redundancy_group: Some("pair".to_owned()),
+        };
+        let keep = |desired| Kept { desired: Some(desired), reported: None };
+        store.keep_desired(keep(desired(1, Vec::new())), false, 0).await.unwrap();
+        let database = rusqlite::Connection::open(dir.path().join("db/state.db")).unwrap();
+        database.execute_batch("ALTER TABLE desired RENAME TO elsewhere").unwrap();
+        store.keep_desired(keep(desired(2, vec![(0, 9)])), false, 0).await.unwrap_err();
+        assert_eq!((store.wanted.version, store.wanted.show_locks.as_slice()), (1, &[(0, 9)][..]));
+
+        // A report about what is stored does not take it back.
+        database.execute_batch("ALTER TABLE elsewhere RENAME TO desired").unwrap();
+        store.keep_desired(store.kept.clone(), false, 0).await.unwrap();
+        assert_eq!((store.wanted.version, store.wanted.show_locks.len()), (1, 1));
+        store.keep_desired(keep(desired(2, Vec::new())), false, 0).await.unwrap();
+        assert_eq!((store.wanted.version, store.wanted.show_locks.len()), (2, 0));
+    }
 
     #[test]
     fn a_full_disk_leaves_the_index_right_only_if_the_database_itself_refused() {

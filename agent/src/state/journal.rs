@@ -1,7 +1,7 @@
 //! The command journal: one row for each command, kept until long after its expiry so that no copy of it runs again.
 //!
-//! A row's number is that of its last change. The envelope stays only while the command is open; results of commands
-//! stay with the newest few, because the server has them and the disk is small.
+//! A row's number is that of its last change. The envelope stays only while the command is open; reasons and errors stay
+//! with the newest commands and results with a few of them, because the server has them and the disk is small.
 
 use protocol::codec::{self, limit};
 use protocol::command::CommandState;
@@ -188,6 +188,12 @@ fn prune(transaction: &Transaction<'_>, trusted_ms: Option<i64>) -> rusqlite::Re
     }
     let many = format!("DELETE FROM journal WHERE number <= {beyond} AND {ended}");
     transaction.prepare_cached(&many)?.execute([NEVER_MORE])?;
+    // Each write moves an entry back by one place at most, so that each passes this one. What is left says how it ended.
+    let long_ago = format!(
+        "UPDATE journal SET report = NULL WHERE report IS NOT NULL AND {ended} AND number = \
+         (SELECT number FROM journal ORDER BY number DESC LIMIT 1 OFFSET ?1)"
+    );
+    transaction.prepare_cached(&long_ago)?.execute([ALWAYS_KEPT])?;
     transaction
         .prepare_cached(
             "UPDATE journal SET result = NULL WHERE result IS NOT NULL AND number <= (SELECT number FROM journal \

@@ -332,3 +332,74 @@ fn the_time_goes_on_from_what_was_confirmed_and_a_server_counts_more_than_ntp() 
     clock.server_says(i64::MAX, 0);
     assert_eq!(clock.now_ms(u64::MAX), Some(i64::MAX));
 }
+
+/// Until `running` is journalled and the second look is under way.
+fn up_to_the_second_look(world: &mut World, n: u8) {
+    for op in [Op::Run(n), Op::Turn(None), Op::Job(0), Op::Turn(None)] {
+        world.apply(op);
+    }
+    assert_eq!(state(world, n), CommandState::Running);
+    assert!(world.effects.is_empty());
+}
+
+#[test]
+fn an_override_that_comes_between_the_checks_counts_for_the_second() {
+    let mut world = World::new();
+    up_to_the_second_look(&mut world, 0);
+    world.app = Liveness::Live;
+    world.apply(Op::Override(0));
+    go_on(&mut world);
+    assert_eq!((state(&world, 0), world.effects[&id(0)]), (CommandState::Completed, 1));
+
+    // After that there is nothing to pass any more.
+    let mut world = World::new();
+    up_to_the_second_look(&mut world, 0);
+    world.apply(Op::Job(0));
+    world.apply(Op::Turn(None));
+    assert_eq!(world.effects[&id(0)], 1);
+    let order = Override { id: id(0), reason: "now".to_owned() };
+    let heard = world.hear(DeviceCommand { override_show: Some(order), ..message() });
+    assert!(matches!(heard, Some(Heard::Nothing(_))));
+}
+
+#[test]
+fn a_lease_of_one_group_is_none_of_another() {
+    let mut world = World::new();
+    world.apply(Op::Group(true));
+    world.app = Liveness::Idle;
+    world.apply(Op::Run(0));
+    world.apply(Op::Turn(None));
+    world.wanted.redundancy_group = Some("another".to_owned());
+    world.apply(Op::Go(0));
+    go_on(&mut world);
+    assert!(world.effects.is_empty(), "its partners have not been asked");
+    world.apply(Op::Delivered);
+    world.apply(Op::Turn(None));
+    world.apply(Op::Go(0));
+    go_on(&mut world);
+    assert_eq!(state(&world, 0), CommandState::Completed);
+}
+
+#[test]
+fn only_one_preparation_counts() {
+    let mut world = World::new();
+    world.apply(Op::Run(0));
+    world.apply(Op::Turn(None));
+    assert!(world.commands.prepared(&id(0), Ok("{}".to_owned())));
+    assert!(
+        !world.commands.prepared(&id(0), Ok("{\"another\":1}".to_owned())),
+        "of before the state was reopened"
+    );
+    assert!(!world.commands.prepared(&id(3), Ok("{}".to_owned())));
+}
+
+#[test]
+fn a_cancel_for_an_unknown_id_is_not_forgotten_because_the_clock_was_wrong() {
+    let mut world = World::new();
+    world.apply(Op::Trust(false));
+    world.apply(Op::Cancel(2));
+    assert_eq!(world.disk[&id(2)].kept_until_ms, i64::MAX);
+    world.apply(Op::Trust(true));
+    world.apply(Op::Cancel(0));
+    assert_eq!(world.disk[&id(0)].kept_until_ms, 1_000_000 + 60 * 24 * 3_600_000);
+}

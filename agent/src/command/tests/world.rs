@@ -82,8 +82,8 @@ pub(super) struct World {
     /// Whether a server has answered since the process started.
     recognised: bool,
     nonces: u8,
-    /// By id: the nonce asked for last, when, and whether it was granted in time.
-    asked: BTreeMap<CommandId, (Bytes, u64, bool)>,
+    /// By id: the nonce asked for last, when, of which group, and whether it was granted in time.
+    asked: BTreeMap<CommandId, (Bytes, u64, Option<String>, bool)>,
     overridden: BTreeSet<CommandId>,
 }
 
@@ -216,7 +216,8 @@ impl World {
             entry.record_seq = self.records.len() as u64;
             if let Some(nonce) = &entry.report.nonce {
                 assert!(self.connected);
-                self.asked.insert(entry.id.clone(), (nonce.clone(), self.boottime_ms, false));
+                let asked = (nonce.clone(), self.boottime_ms, self.wanted.redundancy_group.clone(), false);
+                self.asked.insert(entry.id.clone(), asked);
             }
         }
         self.disk.insert(entry.id.clone(), entry.clone());
@@ -263,8 +264,8 @@ impl World {
     }
 
     fn grant(&mut self, id: &CommandId) {
-        let Some((nonce, at, granted)) = self.asked.get_mut(id) else { return };
-        *granted |= self.boottime_ms - *at < 60_000;
+        let Some((nonce, at, group, granted)) = self.asked.get_mut(id) else { return };
+        *granted |= self.boottime_ms - *at < 60_000 && *group == self.wanted.redundancy_group;
         let go = Go { id: id.clone(), nonce: nonce.clone() };
         self.hear(DeviceCommand { go: Some(go), ..message() });
     }
@@ -323,7 +324,7 @@ impl World {
     fn job(&mut self, n: usize) {
         let now = self.now();
         match self.jobs.remove(n) {
-            Job::Prepare(id) => self.commands.prepared(&id, Ok("{}".to_owned())),
+            Job::Prepare(id) => drop(self.commands.prepared(&id, Ok("{}".to_owned()))),
             Job::Look => self.commands.looked(now),
             Job::Effect(id) => self.commands.ended(&id, End::Completed(None)),
             Job::Probe(id) => {
@@ -361,7 +362,9 @@ impl World {
             || (self.app == Liveness::Idle
                 && self.wanted.show_locks.iter().all(|lock| !(lock.0..lock.1).contains(&self.true_ms)));
         let leased = self.wanted.redundancy_group.is_none()
-            || self.asked.get(&entry.id).is_some_and(|(_, at, ok)| *ok && self.boottime_ms - at < 60_000);
+            || self.asked.get(&entry.id).is_some_and(|(_, at, group, ok)| {
+                *ok && self.boottime_ms - at < 60_000 && *group == self.wanted.redundancy_group
+            });
         let known = entry.command.as_ref().unwrap().desired_version <= self.wanted.version;
         !(known && self.trusted && passes_show && leased)
     }
