@@ -28,6 +28,8 @@ impl Lane {
     pub(super) fn of(entry: &Entry) -> Self {
         match entry.kind() {
             _ if entry.disruptive => Self::Disruptive,
+            // Nothing holds a restart of the agent itself, but it would cut off a script that runs.
+            Some(CommandType::RestartService) => Self::Disruptive,
             Some(CommandType::RotateToken) => Self::Rotation,
             _ => Self::Safe,
         }
@@ -247,6 +249,7 @@ impl Commands {
                 running.entry.observed = Some(observed);
                 write(running)
             }
+            Stage::Starting if !entry.disruptive => self.begin(id),
             Stage::Starting => {
                 self.works.get_mut(id)?.stage = Stage::Looking { since_ms: now_ms };
                 Some(Step::Look(id.clone()))

@@ -42,7 +42,12 @@ impl Agent {
             return tracing::warn!("a message on the command topic asks for nothing, or for several things");
         };
         let Some(store) = &self.folder.store else { return };
-        let brings_reports = !matches!(action, DeviceAction::Override(_) | DeviceAction::Go(_));
+        let brings_reports = match &action {
+            DeviceAction::Override(_) | DeviceAction::Go(_) => false,
+            // It ends one whose reports have room, and keeps its effect from happening.
+            DeviceAction::Cancel(id) => self.commands.get(id).is_none(),
+            DeviceAction::Run(_) | DeviceAction::Query(_) => true,
+        };
         if brings_reports && !store.uplink.outbox().takes_commands() {
             tracing::warn!("no commands are taken: too many reports wait for the server");
             return;

@@ -403,3 +403,30 @@ fn a_cancel_for_an_unknown_id_is_not_forgotten_because_the_clock_was_wrong() {
     world.apply(Op::Cancel(0));
     assert_eq!(world.disk[&id(0)].kept_until_ms, 1_000_000 + 60 * 24 * 3_600_000);
 }
+
+#[test]
+fn a_restart_of_the_agent_itself_is_not_held_and_waits_for_a_script_that_runs() {
+    let own = Command { payload: json!({"service": "r58-fleet-agent"}), ..command(0) };
+    let mut world = World::new();
+    world.apply(Op::Desired(1));
+    world.apply(Op::Run(3));
+    while !world.effects.contains_key(&id(3)) {
+        world.apply(Op::Turn(None));
+        if !world.effects.contains_key(&id(3)) {
+            world.apply(Op::Job(0));
+        }
+    }
+    run(&mut world, own.clone());
+    world.apply(Op::Turn(None));
+    assert_eq!((state(&world, 3), state(&world, 0)), (CommandState::Running, CommandState::Acked));
+    go_on(&mut world);
+    assert_eq!((state(&world, 3), state(&world, 0)), (CommandState::Completed, CommandState::Completed));
+
+    let mut world = World::new();
+    world.app = Liveness::Live;
+    world.apply(Op::Lock(true));
+    world.apply(Op::Group(true));
+    run(&mut world, own);
+    go_on(&mut world);
+    assert_eq!(state(&world, 0), CommandState::Completed);
+}
