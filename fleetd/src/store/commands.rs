@@ -462,6 +462,10 @@ pub async fn list(
         Some(StatusFilter::Open) => conditions.push_str(&format!(" AND c.status IN {OPEN}")),
         Some(StatusFilter::Is(state)) => {
             params.push(state.as_str().into());
+            if state.is_open() {
+                // So that the index of the open ones is used.
+                conditions.push_str(&format!(" AND c.status IN {OPEN}"));
+            }
             conditions.push_str(&format!(" AND c.status = ?{}", params.len()));
         }
         None => {}

@@ -25,9 +25,11 @@ pub async fn overdue(store: &Store, now_ms: i64) -> Result<Vec<Command>, StoreEr
 /// device and its last heartbeat is not live, whatever came in since the decision. `now_ms`: ms since 1970.
 #[must_use]
 pub fn unless_on_show(device: &DeviceRowId, now_ms: i64) -> Statement {
-    const SQL: &str = "\
-UPDATE device_state SET device_id = device_id WHERE device_id = ?1 AND recording_active = 0 AND coalesce(live, 0) = 0
-    AND NOT EXISTS (SELECT 1 FROM show_locks l WHERE l.starts_at <= ?2 AND l.ends_at > ?2 AND (l.device_id = ?1
-        OR EXISTS (SELECT 1 FROM device_tags t WHERE t.device_id = ?1 AND t.org_id = l.org_id AND t.tag = l.tag)))";
-    Statement::new(SQL, values![device.as_str(), now_ms]).expect_rows(1)
+    let sql = format!(
+        "UPDATE device_state SET device_id = device_id WHERE device_id = ?1 AND recording_active = 0 \
+         AND coalesce(live, 0) = 0 AND NOT EXISTS (SELECT 1 FROM show_locks l WHERE {} \
+         AND l.starts_at <= ?2 AND l.ends_at > ?2)",
+        super::show_locks::OVER_DEVICE
+    );
+    Statement::new(sql, values![device.as_str(), now_ms]).expect_rows(1)
 }

@@ -47,15 +47,17 @@ pub async fn all(store: &Store, now: i64) -> Result<Vec<ShowLock>, StoreError> {
     store.query(sql, values![now]).await?.iter().map(read).collect()
 }
 
+/// A lock `l` that is meant for the device `?1`: its own, or one of its tags'. Found by index, however many there are.
+pub(super) const OVER_DEVICE: &str = "(l.device_id = ?1 OR l.id IN (SELECT k.id FROM device_tags t \
+     JOIN show_locks k ON k.org_id = t.org_id AND k.tag = t.tag WHERE t.device_id = ?1))";
+
 /// The locks that stand over a device at `now` (ms since 1970): its own and those of its tags, the last to end first.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn standing(store: &Store, device: &DeviceRowId, now: i64) -> Result<Vec<ShowLock>, StoreError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM show_locks l WHERE l.starts_at <= ?2 AND l.ends_at > ?2 AND (l.device_id = ?1 OR EXISTS \
-         (SELECT 1 FROM device_tags t WHERE t.device_id = ?1 AND t.org_id = l.org_id AND t.tag = l.tag)) \
-         ORDER BY l.ends_at DESC, l.id"
+        "SELECT {COLUMNS} FROM show_locks l WHERE {OVER_DEVICE} AND l.starts_at <= ?2 AND l.ends_at > ?2 ORDER BY l.ends_at DESC, l.id"
     );
     store.query(sql, values![device.as_str(), now]).await?.iter().map(read).collect()
 }

@@ -461,3 +461,29 @@ async fn the_commands_of_a_device_that_was_taken_out_end_and_its_lease_is_free()
             || bench.app.metrics.total("fleet_leases_granted_total") == 2
     );
 }
+
+#[tokio::test]
+async fn looks_and_polls_find_their_rows_by_index() {
+    let bench = Bench::new().await;
+    let open = "('pending', 'sent', 'acked', 'held', 'running')";
+    let gone = format!(
+        "SELECT c.id FROM devices d CROSS JOIN commands c WHERE d.decommissioned_at IS NOT NULL \
+         AND c.device_id = d.id AND c.status IN {open} LIMIT 500"
+    );
+    let unacknowledged = format!(
+        "SELECT count(*) FROM commands WHERE device_id = 'a' AND status IN {open} AND status IN ('pending', 'sent')"
+    );
+    let by_age = "SELECT c.id FROM commands c JOIN devices d ON d.id = c.device_id WHERE c.org_id = 'o' \
+                  ORDER BY c.created_at DESC, c.id DESC LIMIT 50";
+    let members = "SELECT d.id FROM devices d WHERE d.org_id = 'o' AND d.redundancy_group = 'g'";
+    for (sql, indexes) in [
+        (gone.as_str(), &["devices_gone", "commands_open"][..]),
+        (&unacknowledged, &["commands_open"]),
+        (by_age, &["commands_by_org", "TERM OF ORDER BY"]),
+        (members, &["devices_by_group"]),
+    ] {
+        let rows = bench.app.store.query(format!("EXPLAIN QUERY PLAN {sql}"), vec![]).await.unwrap();
+        let plan: Vec<_> = rows.iter().map(|row| row.text("detail").unwrap()).collect();
+        assert!(indexes.iter().all(|index| plan.concat().contains(index)), "{sql}: {plan:?}");
+    }
+}
