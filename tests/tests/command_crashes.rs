@@ -16,6 +16,8 @@ const ENDED: &[&str] =
     &["completed", "failed", "timed_out", "indeterminate", "rejected", "cancelled", "expired"];
 /// These tests ask more often than a person does.
 const WITHOUT_HASTE: (&str, &str) = ("FLEET_RATE_LIMIT_REQUESTS", "1000000");
+/// How often a server dies at one place: each time with another command on its way, until none is left or so often.
+const DEATHS: usize = 8;
 /// How many devices are under test at the same time.
 const AT_ONCE: usize = 6;
 
@@ -390,7 +392,7 @@ fn the_server_may_die_at_any_place_and_no_effect_happens_twice_and_the_end_is_tr
                 reached.lock().unwrap().insert(place);
                 world.server.kill();
                 // Several times at each place: there is another command there each time.
-                world.server.set(VARIABLE, (world.deaths < 4).then_some(place));
+                world.server.set(VARIABLE, (world.deaths < DEATHS).then_some(place));
                 world.server.launch();
             }
             if let Some(commands) = world.turn() {
