@@ -16,8 +16,9 @@ const ENDED: &[&str] =
     &["completed", "failed", "timed_out", "indeterminate", "rejected", "cancelled", "expired"];
 /// These tests ask more often than a person does.
 const WITHOUT_HASTE: (&str, &str) = ("FLEET_RATE_LIMIT_REQUESTS", "1000000");
-/// How often a server dies at one place: each time with another command on its way, until none is left or so often.
-const DEATHS: usize = 8;
+/// How often a server dies at one place, each time with other commands on their way. More often, and the agents would wait
+/// for minutes before they try again.
+const DEATHS: usize = 4;
 /// How many devices are under test at the same time.
 const AT_ONCE: usize = 6;
 
