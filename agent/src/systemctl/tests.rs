@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::child::new_mark;
 
 /// A folder whose `systemctl` is `script`.
 fn with(script: &str) -> (tempfile::TempDir, Systemd) {
@@ -39,9 +40,9 @@ fn the_calls_are_the_documented_ones() {
     let (folder, systemd) = with("echo \"$@\" >> \"$(dirname \"$0\")/calls\"");
     let limit = Duration::from_secs(30);
     systemd.unit("a.service").unwrap();
-    systemd.restart("a.service", false, limit, "m").unwrap();
-    systemd.restart("a.service", true, limit, "m").unwrap();
-    systemd.reboot(limit, "m").unwrap();
+    systemd.restart("a.service", false, limit, &new_mark()).unwrap();
+    systemd.restart("a.service", true, limit, &new_mark()).unwrap();
+    systemd.reboot(limit, &new_mark()).unwrap();
     systemd.is_stopping().unwrap();
     let calls = fs::read_to_string(folder.path().join("calls")).unwrap();
     let calls: Vec<_> = calls.lines().collect();
@@ -62,12 +63,12 @@ fn a_refusal_is_told_in_systemds_words_and_a_signal_is_none() {
     let limit = Duration::from_secs(30);
     let (_folder, systemd) = with("echo 'Unit a.service not found.' >&2; exit 5");
     let refused = SystemdError::Refused("Unit a.service not found.".to_owned());
-    assert_eq!(systemd.restart("a.service", false, limit, "m"), Err(refused));
+    assert_eq!(systemd.restart("a.service", false, limit, &new_mark()), Err(refused));
     let (_folder, systemd) = with("kill -TERM $$");
-    assert_eq!(systemd.restart("a.service", false, limit, "m"), Err(SystemdError::Interrupted));
+    assert_eq!(systemd.restart("a.service", false, limit, &new_mark()), Err(SystemdError::Interrupted));
     let (_folder, systemd) = with("exec sleep 600");
     let limit = Duration::from_millis(100);
-    assert_eq!(systemd.restart("a.service", false, limit, "m"), Err(SystemdError::TimedOut(limit)));
+    assert_eq!(systemd.restart("a.service", false, limit, &new_mark()), Err(SystemdError::TimedOut(limit)));
 }
 
 #[test]
@@ -86,7 +87,7 @@ fn a_real_systemd_does_the_same_over_d_bus() {
     assert_eq!((before.load.as_str(), before.active.as_str()), ("loaded", "active"), "{before:?}");
     assert_eq!(before.invocation.as_ref().map(String::len), Some(32));
     assert!(before.active_since_us.is_some() && !before.kind.is_empty() && !before.sub.is_empty());
-    systemd.restart(&name, false, PATIENCE, "m").unwrap();
+    systemd.restart(&name, false, PATIENCE, &new_mark()).unwrap();
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     let after = loop {
         let unit = systemd.unit(&name).unwrap();
@@ -98,6 +99,6 @@ fn a_real_systemd_does_the_same_over_d_bus() {
     assert!(after.active_since_us > before.active_since_us);
     assert_eq!(systemd.is_stopping(), Ok(false));
     assert_eq!(systemd.unit("no-such-unit.service").unwrap().load, "not-found");
-    let refused = systemd.restart("no-such-unit.service", false, PATIENCE, "m").unwrap_err();
+    let refused = systemd.restart("no-such-unit.service", false, PATIENCE, &new_mark()).unwrap_err();
     assert_eq!(refused.to_string(), "Unit no-such-unit.service not found.");
 }
