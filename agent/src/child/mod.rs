@@ -82,6 +82,10 @@ pub(crate) fn run(mut command: Command, limits: &Limits) -> io::Result<Ended> {
     fcntl(&pipe, FcntlArg::F_SETFL(flags))?;
     let stderr = if limits.with_stderr { Stdio::from(writer.try_clone()?) } else { Stdio::null() };
     command.stdin(Stdio::null()).stdout(writer).stderr(stderr).process_group(0);
+    // What systemd gave to the agent is for the agent alone: nobody else may say that it is ready or alive.
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"] {
+        command.env_remove(name);
+    }
     if let Some(mark) = &limits.mark {
         command.env(MARK_VARIABLE, mark);
     }

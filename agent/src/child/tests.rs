@@ -27,6 +27,15 @@ fn is_gone(pid: &str) -> bool {
 }
 
 #[test]
+fn what_the_agent_starts_cannot_speak_for_it_to_systemd() {
+    let mut command = shell("echo ${NOTIFY_SOCKET-none} ${WATCHDOG_USEC-none} ${WATCHDOG_PID-none}");
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        command.env(name, "1");
+    }
+    assert_eq!(run(command, &limits(30)).unwrap().output.text, "none none none\n");
+}
+
+#[test]
 fn output_of_both_kinds_comes_in_order_with_the_exit_status() {
     let ended = run(shell("echo one; echo two >&2; echo three; exit 3"), &limits(30)).unwrap();
     assert_eq!(ended.output.text, "one\ntwo\nthree\n");
