@@ -225,11 +225,15 @@ function badge(status) {
 function activity(device) {
   const badges = [];
   if (device.recording_active) badges.push(element("span", { class: "badge recording" }, "Recording"));
+  else if (device.live === true) badges.push(element("span", { class: "badge recording" }, "Live"));
   if (device.mixer_active) badges.push(element("span", { class: "badge online" }, "Mixer"));
   if (stands(device.show_lock)) badges.push(element("span", { class: "badge maintenance", title: device.show_lock.reason }, "Locked"));
   if (device.held_reason) badges.push(element("span", { class: "badge maintenance", title: device.held_reason }, `Held: ${word(device.held_reason)}`));
   else if (device.pending_commands) badges.push(element("span", { class: "badge" }, `${device.pending_commands} open`));
-  return badges.length ? element("span", { class: "badges" }, badges) : element("span", { class: "quiet" }, "idle");
+  if (badges.length) return element("span", { class: "badges" }, badges);
+  // Only a device that says so is idle: nobody should take silence for the end of a show.
+  const idle = device.live === false && device.status === "online";
+  return element("span", { class: "quiet" }, idle ? "idle" : "unknown");
 }
 
 function gauge(value, highFrom) {
