@@ -39,6 +39,14 @@ test-vm: ## the agent in a virtual machine that reboots and loses its power; nee
 	@scripts/setup.sh system
 	@scripts/test-vm.sh
 
+.PHONY: bench
+bench: ## how fast it is, beside Mosquitto and SQLite; writes docs/bench.md (BENCH='--only 3 --quick --out -' for less)
+	@scripts/setup.sh bench
+	cargo build --locked --release -p fleetd -p broker -p bench --bins
+	cargo build --locked --profile device -p agent --bins
+	ln -sf ../device/r58-fleet-agent target/release/r58-fleet-agent
+	target/release/bench $(BENCH)
+
 .PHONY: setup
 setup: ## what the tests need: system packages (asks for root only if some are missing) and Python's MQTT client
 	@scripts/setup.sh test

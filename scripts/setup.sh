@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a task needs and does not have: `setup.sh build|demo|test|system`. May be run any number of times; asks for
+# Installs what a task needs and does not have: `setup.sh build|demo|test|bench|system`. May be run any number of times; asks for
 # root only if a Debian package is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,13 +18,14 @@ case $task in
 build) ;;
 demo) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients) ;;
 test) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients python3:python3 shellcheck:shellcheck) ;;
+bench) wanted+=(/usr/sbin/mosquitto:mosquitto) ;;
 system)
     wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients strip:binutils systemd-nspawn:systemd-container
         nsenter:util-linux mmdebstrap:mmdebstrap /sbin/ip:iproute2 /sbin/mke2fs:e2fsprogs)
     # The virtual machine is an x86-64 one with this machine's own binaries.
     [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86_64:qemu-system-x86)
     ;;
-*) say "unknown task '$task': use build, demo, test or system"; exit 2 ;;
+*) say "unknown task '$task': use build, demo, test, bench or system"; exit 2 ;;
 esac
 
 missing=()

@@ -1,0 +1,102 @@
+//! How many heartbeats a second the server commits and acknowledges.
+
+use std::time::{Duration, Instant};
+
+use super::{Context, pass_through};
+use crate::fleet_broker::credentials;
+use crate::fleetd::Fleetd;
+use crate::fsync;
+use crate::mosquitto::Mosquitto;
+use crate::mqtt::devices::Devices;
+use crate::mqtt::swarm::{Swarm, address};
+use crate::outcome::{Failure, Outcome};
+use crate::report::{Section, Verdict, cells};
+use crate::statistics::{median, percentile, spread, thousands};
+
+const INTRO: &str = "\
+A thousand devices are connected to `fleetd` (its own broker, SQLite with `synchronous=FULL`). Each sends a heartbeat and waits for the \
+server's `ack` that covers it, which comes after the commit; then the next. So one is under way for each connection, and what is \
+counted has survived a power cut. Beside it, by turns: Mosquitto passing messages of 100 bytes from a thousand publishers to one \
+subscriber, one under way each, with nothing durable about it; and a probe of the disk. The aim is 0.8 of the smaller of what \
+Mosquitto passes and of connections ÷ time of an fsync, the most that one commit for all of them at a time could give.";
+
+const CONNECTIONS: usize = 1_000;
+const PATIENCE: Duration = Duration::from_secs(30);
+const AIM: f64 = 0.8;
+
+pub(crate) fn run(context: &Context) -> Outcome<Section> {
+    let seconds = Duration::from_secs(if context.quick { 1 } else { 4 });
+    let (mut ours, mut peer, mut by_disk, mut p50, mut p99) = (vec![], vec![], vec![], vec![], vec![]);
+    let names = credentials("acme", CONNECTIONS);
+    for _ in 0..context.repetitions().min(4) {
+        let server = Fleetd::start(context, CONNECTIONS)?;
+        let mut got = stream(&server, seconds)?;
+        ours.push(got.per_second);
+        p50.push(percentile(&mut got.times, 50.0).as_secs_f64() * 1e3);
+        p99.push(percentile(&mut got.times, 99.0).as_secs_f64() * 1e3);
+        drop(server);
+        let mosquitto = Mosquitto::start(context)?;
+        peer.push(pass_through::load(mosquitto.address, &names, false, 1, seconds / 2)?.per_second);
+        drop(mosquitto);
+        by_disk.push(CONNECTIONS as f64 / fsync::probe(&context.scratch)?.p50.as_secs_f64());
+    }
+    let limit = median(&peer).min(median(&by_disk));
+    let ratio = median(&ours) / limit;
+    let row = |name: &str, values: &[f64]| vec![name.to_owned(), thousands(median(values)), spread(values)];
+    let milliseconds = |values: &[f64]| format!("{:.1} ms", median(values));
+    Ok(Section {
+        title: "Durable, acknowledged heartbeats a second".to_owned(),
+        intro: INTRO.to_owned(),
+        columns: cells(["", "a second", "from … to"]),
+        rows: vec![
+            row("fleetd: committed and acknowledged", &ours),
+            row("Mosquitto: passed on, not durable", &peer),
+            row("connections ÷ fsync", &by_disk),
+            vec![
+                "a heartbeat's way to its ack, p50 and p99".to_owned(),
+                milliseconds(&p50),
+                milliseconds(&p99),
+            ],
+        ],
+        verdicts: vec![Verdict {
+            claim: "durable acknowledged heartbeats, 1,000 connections".to_owned(),
+            aim: format!("{AIM} of {}", thousands(limit)),
+            got: format!("{} a second: {ratio:.2}", thousands(median(&ours))),
+            met: ratio >= AIM,
+        }],
+    })
+}
+
+struct Streamed {
+    per_second: f64,
+    times: Vec<Duration>,
+}
+
+fn stream(server: &Fleetd, time: Duration) -> Outcome<Streamed> {
+    let mut devices = Devices::new(&server.devices, 1);
+    let mut swarm = Swarm::new()?;
+    for who in 0..server.devices.len() {
+        swarm.connect(server.mqtt, address(who))?;
+    }
+    let all = server.devices.len();
+    let ready =
+        swarm.run(&mut devices, Instant::now() + PATIENCE, |load| load.ready == all || load.lost > 0)?;
+    if !ready || devices.lost > 0 {
+        return Err(Failure::new(format!("{} of {all} are ready; {}", devices.ready, devices.why_lost)));
+    }
+    devices.streaming = true;
+    for who in 0..all {
+        swarm.send(who, |out| {
+            devices.heartbeat(who, out);
+        })?;
+    }
+    swarm.run(&mut devices, Instant::now() + time / 4, |_| false)?;
+    devices.times = Some(Vec::new());
+    let (begin, before) = (Instant::now(), devices.acknowledged);
+    swarm.run(&mut devices, begin + time, |load| load.lost > 0)?;
+    let per_second = (devices.acknowledged - before) as f64 / begin.elapsed().as_secs_f64();
+    if devices.lost > 0 {
+        return Err(Failure::new(format!("{} connections were lost; {}", devices.lost, devices.why_lost)));
+    }
+    Ok(Streamed { per_second, times: devices.times.take().unwrap_or_default() })
+}

@@ -1,0 +1,210 @@
+//! How many messages a second pass through the broker.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::Context;
+use crate::fleet_broker::{FleetBroker, SERVICE};
+use crate::mosquitto::Mosquitto;
+use crate::mqtt::devices::Credential;
+use crate::mqtt::packet::{self, Connect, Packet};
+use crate::mqtt::swarm::{Behaviour, Swarm};
+use crate::outcome::{Failure, Outcome};
+use crate::report::{Section, Verdict, cells};
+use crate::statistics::{median, spread, thousands};
+
+const INTRO: &str = "\
+Publishers send 100 bytes with QoS 1, each on its own topic, with 20 messages under way; one subscriber (QoS 1) gets everything and \
+acknowledges it. What counts is what has arrived at the subscriber. Ours is `fleet-broker` with its access rules: the publishers are \
+devices that have logged in with their tokens, each message is checked against what its sender may publish, and the subscriber is a \
+service. Mosquitto lets everybody do everything, keeps nothing on disk and has no limit on what is under way. The load runs on \
+one thread beside the broker.";
+
+const PAYLOAD: [u8; 100] = [7; 100];
+/// Messages of one publisher under way.
+const WINDOW: usize = 20;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// By how much ours is to be ahead.
+const AIM: f64 = 1.5;
+
+pub(crate) fn run(context: &Context) -> Outcome<Section> {
+    let seconds = Duration::from_millis(if context.quick { 500 } else { 2_000 });
+    let mut rows = Vec::new();
+    let mut verdicts = Vec::new();
+    for publishers in [1, 100, 1_000] {
+        let (mut ours, mut peer, mut lost) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..context.repetitions() {
+            let broker = FleetBroker::start(context, publishers)?;
+            let got = load(broker.address, &broker.devices, true, WINDOW, seconds)?;
+            ours.push(got.per_second);
+            lost += got.lost;
+            drop(broker);
+            let mosquitto = Mosquitto::start(context)?;
+            let names = crate::fleet_broker::credentials("acme", publishers);
+            peer.push(load(mosquitto.address, &names, false, WINDOW, seconds)?.per_second);
+        }
+        let ratio = median(&ours) / median(&peer);
+        rows.push(vec![
+            publishers.to_string(),
+            thousands(median(&ours)),
+            spread(&ours),
+            thousands(median(&peer)),
+            spread(&peer),
+            format!("{ratio:.2}"),
+            thousands(lost as f64),
+        ]);
+        if publishers == 100 {
+            verdicts.push(Verdict {
+                claim: "pass-through with authorization, 100 publishers".to_owned(),
+                aim: format!("{AIM} times Mosquitto's"),
+                got: format!("{ratio:.2} times"),
+                met: ratio >= AIM,
+            });
+        }
+    }
+    Ok(Section {
+        title: "Pass-through of the broker, messages a second".to_owned(),
+        intro: INTRO.to_owned(),
+        columns: cells([
+            "publishers",
+            "ours",
+            "from … to",
+            "Mosquitto",
+            "from … to",
+            "ratio",
+            "lost by ours",
+        ]),
+        rows,
+        verdicts,
+    })
+}
+
+/// What a load found.
+pub(crate) struct Passed {
+    pub(crate) per_second: f64,
+    /// Messages that were acknowledged to their publishers and did not arrive.
+    pub(crate) lost: u64,
+}
+
+/// Publishers 0 to n - 1, and the subscriber behind them.
+struct Load<'a> {
+    window: usize,
+    names: &'a [Credential],
+    topics: Vec<String>,
+    login: bool,
+    ready: usize,
+    publishing: bool,
+    ids: Vec<u16>,
+    under_way: Vec<usize>,
+    sent: u64,
+    acknowledged: u64,
+    received: u64,
+    failed: Option<String>,
+}
+
+impl Load<'_> {
+    fn publish(&mut self, who: usize, out: &mut Vec<u8>) {
+        while self.under_way[who] < self.window {
+            self.ids[who] = self.ids[who].checked_add(1).unwrap_or(1);
+            packet::publish(out, &self.topics[who], self.ids[who], &PAYLOAD);
+            self.under_way[who] += 1;
+            self.sent += 1;
+        }
+    }
+}
+
+impl Behaviour for Load<'_> {
+    fn opened(&mut self, who: usize, out: &mut Vec<u8>) {
+        let (client_id, login) = match self.names.get(who) {
+            Some(device) => (device.name.as_str(), (device.name.as_str(), device.token.as_str())),
+            None => ("subscriber", SERVICE),
+        };
+        let login = self.login.then_some(login);
+        packet::connect(out, &Connect { client_id, login, keep_alive_seconds: 60, will: None });
+    }
+
+    fn packet(&mut self, who: usize, packet: Packet<'_>, out: &mut Vec<u8>) {
+        match packet {
+            Packet::ConnAck { code: 0 } if who == self.names.len() => {
+                packet::subscribe(out, &["fleet/v1/acme/device/+/heartbeat"], 1);
+            }
+            Packet::ConnAck { code: 0 } => self.ready += 1,
+            Packet::ConnAck { code } => self.failed = Some(format!("CONNACK {code}")),
+            Packet::SubAck { granted: [1] } => self.ready += 1,
+            Packet::SubAck { granted } => self.failed = Some(format!("SUBACK {granted:?}")),
+            Packet::PubAck { .. } => {
+                self.acknowledged += 1;
+                self.under_way[who] -= 1;
+                // Half a window at a time, as a client does that has more to do than to wait for each.
+                if self.publishing && self.under_way[who] <= self.window / 2 {
+                    self.publish(who, out);
+                }
+            }
+            Packet::Publish { id, .. } => {
+                self.received += 1;
+                packet::puback(out, id);
+            }
+            Packet::PingResp => {}
+        }
+    }
+
+    fn closed(&mut self, who: usize, why: String) {
+        self.failed = Some(format!("connection {who}: {why}"));
+    }
+}
+
+/// Publishes for `time`, at most `window` messages of each publisher under way, and waits until nothing more arrives.
+pub(crate) fn load(
+    address: SocketAddr,
+    names: &[Credential],
+    login: bool,
+    window: usize,
+    time: Duration,
+) -> Outcome<Passed> {
+    let mut load = Load {
+        window,
+        names,
+        topics: names.iter().map(|device| device.topic("heartbeat")).collect(),
+        login,
+        ready: 0,
+        publishing: false,
+        ids: vec![0; names.len()],
+        under_way: vec![0; names.len()],
+        sent: 0,
+        acknowledged: 0,
+        received: 0,
+        failed: None,
+    };
+    let mut swarm = Swarm::new()?;
+    for n in 0..=names.len() {
+        swarm.connect(address, Ipv4Addr::new(127, 2, 0, 1 + (n / 40) as u8))?;
+    }
+    let all = names.len() + 1;
+    let wanted = |load: &mut Load<'_>| load.failed.is_some() || load.ready == all;
+    if !swarm.run(&mut load, Instant::now() + PATIENCE, wanted)? || load.failed.is_some() {
+        return Err(Failure::new(format!("{} of {all} connected: {:?}", load.ready, load.failed)));
+    }
+    load.publishing = true;
+    for who in 0..names.len() {
+        swarm.send(who, |out| load.publish(who, out))?;
+    }
+    // The first tenth warms up.
+    swarm.run(&mut load, Instant::now() + time / 10, |load| load.failed.is_some())?;
+    let (begin, before) = (Instant::now(), load.received);
+    swarm.run(&mut load, begin + time, |load| load.failed.is_some())?;
+    let per_second = (load.received - before) as f64 / begin.elapsed().as_secs_f64();
+    load.publishing = false;
+    // All that is under way arrives, or nothing does for a while: then it is lost.
+    let mut last = (load.received, Instant::now());
+    swarm.run(&mut load, Instant::now() + PATIENCE, |load| {
+        if load.received != last.0 {
+            last = (load.received, Instant::now());
+        }
+        let all_there = load.acknowledged == load.sent && load.received == load.sent;
+        load.failed.is_some() || all_there || last.1.elapsed() > Duration::from_millis(500)
+    })?;
+    match load.failed {
+        Some(why) => Err(Failure::new(why)),
+        None => Ok(Passed { per_second, lost: load.acknowledged.saturating_sub(load.received) }),
+    }
+}
