@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::id::{DeviceId, OrgSlug, UserName};
 use protocol::topic::{Uplink, uplink_filter};
@@ -12,8 +12,10 @@ use tokio::sync::mpsc;
 
 use crate::connection;
 use crate::counters::CountersSnapshot;
+use crate::descriptors;
 use crate::gate::Gate;
 use crate::limits::Limits;
+use crate::log_pace::LogPace;
 use crate::principal::{Authenticator, PrincipalKey, Transport};
 use crate::registry::{ConnectionInfo, Kick};
 use crate::router::{RouterGone, lock};
@@ -23,8 +25,12 @@ use crate::service::{self, ServicePublisher, ServiceSubscriber};
 const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
 /// Refused requests that wait to be told of.
 const REFUSED_RETAINS: usize = 1_000;
-/// How long the accept loop rests after an error such as too many open files.
+/// How long the accept loop rests after an error.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How many connections before login are closed where there is no descriptor for the next one, and how long the accept
+/// loop waits until they have left.
+const MAKE_ROOM: usize = 16;
+const MAKE_ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 /// What can go wrong with the broker itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,7 +80,8 @@ impl Broker {
     /// Accepts MQTT over plain TCP until [`Broker::shutdown`].
     pub async fn serve(&self, listener: TcpListener) {
         let mut stopping = self.gate.stopping.subscribe();
-        let mut failing = false;
+        let mut log = LogPace::new(Instant::now());
+        let mut accepted_count = 0u32;
         loop {
             let accepted = tokio::select! {
                 _ = stopping.wait_for(|stopping| *stopping) => return,
@@ -82,21 +89,30 @@ impl Broker {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    failing = false;
                     // Without it a small answer waits for the client's delayed acknowledgement.
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(%peer, %error, "the connection was reset at once");
                         continue;
                     }
                     tokio::spawn(connection::run(self.gate.clone(), stream, peer, Transport::Tcp));
+                    accepted_count = accepted_count.wrapping_add(1);
+                    if accepted_count.is_multiple_of(32) {
+                        // Those that make room for them get their turn to close.
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Err(error) => {
                     // A reset before accept, or no file descriptor left: neither ends the listener.
-                    if !failing {
-                        tracing::error!(%error, "connections cannot be accepted; trying again");
+                    let pause = if descriptors::are_used_up(&error) {
+                        self.gate.make_room(MAKE_ROOM);
+                        MAKE_ROOM_PAUSE
+                    } else {
+                        ACCEPT_PAUSE
+                    };
+                    if let Some(left_out) = log.admit(Instant::now()) {
+                        tracing::error!(%error, left_out, "connections cannot be accepted; trying again");
                     }
-                    failing = true;
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(pause).await;
                 }
             }
         }

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use protocol::id::{OrgSlug, UserName};
 use protocol::topic::Topic;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::channel;
 use crate::counters::Counters;
+use crate::descriptors;
 use crate::failures::Failures;
 use crate::limits::Limits;
+use crate::log_pace::LogPace;
 use crate::message::{Draft, Message};
 use crate::places::{self, Number, Places};
 use crate::principal::{Authenticator, PrincipalKey};
@@ -21,6 +23,9 @@ use crate::registry::{Kick, Registry, Will};
 use crate::retained::{Retained, Stored};
 use crate::router::{Router, RouterGone, lock};
 use crate::session::state::Offer;
+
+/// The most connections at a time that have been told why they end and may still read it.
+const GOODBYES: usize = 256;
 
 /// The shared state of the gate.
 pub(crate) struct Gate {
@@ -35,6 +40,11 @@ pub(crate) struct Gate {
     /// Hears of people whose requests were refused since they were retained.
     pub(crate) refused_retains: Mutex<Option<mpsc::Sender<(OrgSlug, UserName)>>>,
     unauthenticated: Mutex<Places<oneshot::Sender<()>>>,
+    /// Permits for CONNECTs that are large.
+    large_connects: Arc<Semaphore>,
+    /// Permits for connections that have been told why they end and may still read it.
+    pub(crate) goodbyes: Semaphore,
+    refusals: Mutex<LogPace>,
     numbers: AtomicU64,
     lanes: RandomState,
     started: Instant,
@@ -42,7 +52,19 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) fn start(limits: Limits, auth: Arc<dyn Authenticator>) -> Result<Arc<Gate>, RouterGone> {
-        let limits = limits.workable();
+        let mut limits = limits.workable();
+        if let Some(descriptors) = descriptors::limit() {
+            let wanted = limits.connections;
+            limits = limits.within(descriptors);
+            if limits.connections < wanted {
+                let connections = limits.connections;
+                tracing::info!(
+                    descriptors,
+                    connections,
+                    "fewer connections, as there are descriptors for no more"
+                );
+            }
+        }
         let router = Router::start(&limits)?;
         let gate = Arc::new(Gate {
             auth,
@@ -53,6 +75,9 @@ impl Gate {
             counters: Counters::default(),
             stopping: watch::channel(false).0,
             refused_retains: Mutex::default(),
+            large_connects: Arc::new(Semaphore::new(limits.large_connects)),
+            goodbyes: Semaphore::new(limits.unauthenticated.min(GOODBYES)),
+            refusals: Mutex::new(LogPace::new(Instant::now())),
             unauthenticated: Mutex::new(Places::new(
                 limits.unauthenticated_per_address,
                 limits.unauthenticated,
@@ -159,8 +184,13 @@ impl Gate {
     /// receiver resolves when this one has to.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> (Admission, oneshot::Receiver<()>) {
         let (tell, told) = oneshot::channel();
-        let admission =
-            Admission { gate: self.clone(), address: address.to_canonical(), number: self.number(), long: 0 };
+        let admission = Admission {
+            gate: self.clone(),
+            address: address.to_canonical(),
+            number: self.number(),
+            long: 0,
+            large: None,
+        };
         let leaves = lock(&self.unauthenticated).open(admission.address, admission.number, tell);
         if let Some(leaves) = leaves {
             self.counters.refused_before_login.one();
@@ -169,6 +199,24 @@ impl Gate {
         }
         self.counters.connections_unauthenticated.one();
         (admission, told)
+    }
+
+    /// Closes connections before login, at most so many, since there is no descriptor left; returns how many.
+    pub(crate) fn make_room(&self, count: usize) -> usize {
+        let mut places = lock(&self.unauthenticated);
+        let leaves: Vec<_> = std::iter::from_fn(|| places.make_room()).take(count).collect();
+        drop(places);
+        self.counters.refused_before_login.add(leaves.len() as u64);
+        let count = leaves.len();
+        for leaves in leaves {
+            let _ = leaves.send(());
+        }
+        count
+    }
+
+    /// Whether one more line about a refused connection may be logged: `Some` with how many were left out.
+    pub(crate) fn may_log_refusal(&self) -> Option<u64> {
+        lock(&self.refusals).admit(Instant::now())
     }
 
     /// Connections past login.
@@ -187,6 +235,8 @@ pub(crate) struct Admission {
     number: Number,
     /// How many places for long checks it has.
     long: usize,
+    /// It has sent a large CONNECT, or the beginning of one.
+    large: Option<OwnedSemaphorePermit>,
 }
 
 impl Admission {
@@ -195,6 +245,14 @@ impl Admission {
         let number = self.gate.number();
         lock(&self.gate.unauthenticated).renew(self.address, self.number, number);
         self.number = number;
+    }
+
+    /// Counts the connection among those with a large CONNECT. `false`: there are too many already.
+    pub(crate) fn begin_large_connect(&mut self) -> bool {
+        if self.large.is_none() {
+            self.large = Arc::clone(&self.gate.large_connects).try_acquire_owned().ok();
+        }
+        self.large.is_some()
     }
 
     /// Changes the open place for one that nobody takes away, as the check takes long. `false`: there is none, too many

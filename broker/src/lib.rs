@@ -10,12 +10,16 @@ pub mod config;
 mod connection;
 mod counters;
 pub mod credentials;
+pub mod descriptors;
 mod failures;
 mod filter;
 mod gate;
 pub mod layered_config;
 mod limits;
+mod listen;
+mod log_pace;
 mod message;
+pub mod password;
 mod places;
 pub mod plaintext;
 mod principal;
@@ -30,6 +34,7 @@ mod toml_error;
 pub use broker::{Broker, BrokerError};
 pub use counters::CountersSnapshot;
 pub use limits::Limits;
+pub use listen::listen;
 pub use principal::{
     Authentication, Authenticator, ConnectAttempt, Principal, PrincipalKey, Refusal, Secret, Transport,
 };

@@ -23,6 +23,8 @@ pub struct Limits {
     pub handshake_time: Duration,
     /// Largest CONNECT packet, in bytes. 64 KiB.
     pub connect_bytes: usize,
+    /// CONNECTs of more than 4 KiB that are being read or checked. The next one is closed. 256: some 30 MiB at most.
+    pub large_connects: usize,
     /// Largest packet after login, in bytes. 300 KiB: a log batch of 256 KiB and its topic fit.
     pub packet_bytes: usize,
     /// Longest client id, in bytes. 256.
@@ -89,6 +91,18 @@ impl Limits {
             ..self
         }
     }
+
+    /// As many connections as a process has descriptors for that may open so many files: past that a client is told
+    /// that the server is busy, rather than not served, and the process can still open its own files.
+    pub(crate) fn within(self, descriptors: usize) -> Limits {
+        // An eighth for everything else, an eighth for each kind of connection before login.
+        let eighth = (descriptors / 8).max(1);
+        Limits {
+            connections: self.connections.min(eighth * 5),
+            unauthenticated: self.unauthenticated.min(eighth),
+            ..self
+        }
+    }
 }
 
 impl Default for Limits {
@@ -100,6 +114,7 @@ impl Default for Limits {
             unauthenticated: 4_096,
             handshake_time: Duration::from_secs(10),
             connect_bytes: 64 * 1024,
+            large_connects: 256,
             packet_bytes: 300 * 1024,
             client_id_bytes: 256,
             inflight_in: 256,
@@ -121,5 +136,21 @@ impl Default for Limits {
             service_log_segment_bytes: 1024 * 1024,
             log_segments: 10,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_descriptors_leave_room_for_the_processs_own_files_and_many_change_nothing() {
+        let Limits { connections, unauthenticated, .. } = Limits::default().within(1_024);
+        assert_eq!((connections, unauthenticated), (640, 128));
+        // Each kind of place before login has as many.
+        assert!(connections + 2 * unauthenticated <= 1_024 - 128);
+        let Limits { connections, unauthenticated, .. } = Limits::default().within(262_144);
+        assert_eq!((connections, unauthenticated), (20_000, 4_096));
+        assert_eq!(Limits::default().within(0).connections, 5);
     }
 }

@@ -52,8 +52,7 @@ impl<T> Places<T> {
         let from = if crowded {
             Some(address)
         } else if self.open >= self.total {
-            let most = self.addresses.iter().max_by_key(|(_, entry)| entry.open.len());
-            most.map(|(address, _)| *address)
+            self.most_crowded()
         } else {
             None
         };
@@ -106,6 +105,17 @@ impl<T> Places<T> {
         self.forget_if_empty(address);
     }
 
+    /// Closes the connection that has been open longest behind the address with most, whether or not all is full.
+    pub(crate) fn make_room(&mut self) -> Option<T> {
+        let address = self.most_crowded()?;
+        self.close_oldest(address)
+    }
+
+    fn most_crowded(&self) -> Option<IpAddr> {
+        let most = self.addresses.iter().max_by_key(|(_, entry)| entry.open.len());
+        most.map(|(address, _)| *address)
+    }
+
     fn close_oldest(&mut self, address: IpAddr) -> Option<T> {
         let number = *self.addresses.get(&address)?.open.first_key_value()?.0;
         self.close(address, number)
@@ -146,6 +156,18 @@ mod tests {
         }
         assert_eq!(places.open([203, 0, 113, 1].into(), 4, "newcomer"), Some("crowd"));
         assert_eq!(places.open, 4);
+    }
+
+    #[test]
+    fn room_is_made_by_the_oldest_of_the_address_with_most() {
+        let mut places = Places::new(10, 100);
+        places.open(OTHER, 0, "lonely");
+        places.open(VENUE, 1, "first");
+        places.open(VENUE, 2, "second");
+        assert_eq!(places.make_room(), Some("first"));
+        assert_eq!(places.open, 2);
+        assert!(places.make_room().is_some() && places.make_room().is_some());
+        assert_eq!(places.make_room(), None);
     }
 
     #[test]

@@ -9,7 +9,6 @@ use broker::Broker;
 use broker::config::Config;
 use broker::credentials::authenticator::FileAuthenticator;
 use broker::credentials::file;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -22,6 +21,7 @@ pub(crate) fn run(config: Config) -> Outcome<()> {
     start_log(&config.log);
     // Before anything listens, so that a wrong file is noticed at once.
     let credentials = file::load(&config.credentials)?;
+    broker::descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let authenticator = Arc::new(FileAuthenticator::new(credentials, config.plaintext.clone()));
@@ -36,8 +36,7 @@ async fn serve(config: &Config, authenticator: Arc<FileAuthenticator>) -> Outcom
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listener =
-        TcpListener::bind(config.listen).await.map_err(|error| explain_bind(config.listen, error))?;
+    let listener = broker::listen(config.listen).map_err(|error| explain_bind(config.listen, error))?;
     let address = listener.local_addr()?;
     let broker = Broker::start(config.limits.clone(), Arc::clone(&authenticator) as _)?;
     let accepting = tokio::spawn({

@@ -21,6 +21,9 @@ use crate::router::lock;
 /// A check that takes longer waits in a place of its own, so that those that take longer do not hinder the others.
 const SHORT_CHECK: Duration = Duration::from_millis(250);
 
+/// A CONNECT of more bytes is a large one, of which there may be only some at a time.
+const SMALL_CONNECT_BYTES: usize = 4 * 1024;
+
 /// A client that has logged in.
 pub(super) struct Accepted {
     pub(super) principal: Principal,
@@ -60,7 +63,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let time = gate.limits.handshake_time;
-    let Ok(Some(body)) = timeout(time, first_packet(gate, wire)).await else {
+    let Ok(Some(body)) = timeout(time, first_packet(gate, admission, wire)).await else {
         gate.counters.refused_handshake.one();
         tracing::debug!(%peer, "closed: no CONNECT");
         return None;
@@ -78,7 +81,9 @@ where
         Err(refused) => {
             // Names are hostile text of any length: escaped, and only as much as helps.
             let username: Option<String> = connect.username.map(|name| name.chars().take(130).collect());
-            tracing::info!(%peer, ?username, reason = refused.why, "connection refused");
+            if let Some(left_out) = gate.may_log_refusal() {
+                tracing::info!(%peer, ?username, reason = refused.why, left_out, "connection refused");
+            }
             encode::connack_refused(&mut wire.out, refused.version, refused.reason, refused.why);
             None
         }
@@ -86,7 +91,11 @@ where
 }
 
 /// The body of the first packet, which has to be a CONNECT.
-async fn first_packet<S>(gate: &Gate, wire: &mut Wire<S>) -> Option<bytes::BytesMut>
+async fn first_packet<S>(
+    gate: &Gate,
+    admission: &mut Admission,
+    wire: &mut Wire<S>,
+) -> Option<bytes::BytesMut>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -99,6 +108,9 @@ where
             Ok(None) if wire.read().await.ok()? > 0 => {}
             _ => return None,
         }
+        if wire.unread_bytes() > SMALL_CONNECT_BYTES && !admission.begin_large_connect() {
+            return None;
+        }
     }
 }
 
@@ -109,7 +121,9 @@ where
     match error {
         ConnectError::Version(level) => {
             gate.counters.refused_version.one();
-            tracing::info!(%peer, level, "connection refused: neither MQTT 3.1.1 nor 5");
+            if let Some(left_out) = gate.may_log_refusal() {
+                tracing::info!(%peer, level, left_out, "connection refused: neither MQTT 3.1.1 nor 5");
+            }
             // A client of a later version reads the form of 5, an earlier one that of 3.1.1. Bridges set the high bit.
             let version = if level & 0x7f > 5 { Version::V5 } else { Version::V311 };
             encode::connack_refused(&mut wire.out, version, Reason::UnsupportedProtocolVersion, "");

@@ -152,7 +152,7 @@ async fn live<S>(
     let version = accepted.version;
     let Some(mut place) = take_place(&gate, peer, transport, &accepted).await else {
         encode::connack_refused(&mut wire.out, version, Reason::ServerBusy, "replaced by another connection");
-        return wire.close().await;
+        return close(&gate, wire).await;
     };
     let opened = match open_session(&gate, &place, &accepted) {
         Ok(opened) => opened,
@@ -164,7 +164,7 @@ async fn live<S>(
             };
             gate.counters.refused_busy.one();
             encode::connack_refused(&mut wire.out, version, reason, why);
-            return wire.close().await;
+            return close(&gate, wire).await;
         }
     };
     let session = opened.session;
@@ -223,7 +223,7 @@ async fn live<S>(
     count_end(&gate, &end);
     tracing::debug!(client = %place.key, client_id = ?place.client_id, %peer, ?end, "disconnected");
     drop(place);
-    say_goodbye(client.into_wire(), version, &end).await;
+    say_goodbye(&gate, client.into_wire(), version, &end).await;
 }
 
 /// Takes the client's place, and waits until the connection that had it has left. `None`: yet another one came.
@@ -316,7 +316,7 @@ fn count_end(gate: &Gate, end: &End) {
     }
 }
 
-async fn say_goodbye<S>(mut wire: Wire<S>, version: Version, end: &End)
+async fn say_goodbye<S>(gate: &Gate, mut wire: Wire<S>, version: Version, end: &End)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -327,6 +327,18 @@ where
             wire.out.clear();
         }
         encode::disconnect(&mut wire.out, version, reason, why);
-        wire.close().await;
+        close(gate, wire).await;
+    }
+}
+
+/// Lets the client read why it ends, unless too many others do that just now: they have no place any more that would
+/// bound them.
+async fn close<S>(gate: &Gate, wire: Wire<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match gate.goodbyes.try_acquire() {
+        Ok(_permit) => wire.close().await,
+        Err(_) => wire.close_now(),
     }
 }

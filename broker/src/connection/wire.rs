@@ -51,6 +51,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(Some((header, packet)))
     }
 
+    /// How many bytes have come in and were not taken as a packet.
+    pub(crate) fn unread_bytes(&self) -> usize {
+        self.input.len()
+    }
+
     /// The first byte of what has come in.
     pub(crate) fn first_byte(&self) -> Option<u8> {
         self.input.first().copied()
@@ -76,7 +81,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             return Ok(n);
         }
         // The buffer grows with what has really come, not with what a header promises.
-        self.input.reserve(BUSY_READ_BYTES);
+        let more = if self.busy { BUSY_READ_BYTES } else { self.input.len() };
+        self.input.reserve(more.clamp(IDLE_READ_BYTES, BUSY_READ_BYTES));
         let n = self.io.read_buf(&mut self.input).await?;
         self.busy = n >= IDLE_READ_BYTES;
         Ok(n)
@@ -115,6 +121,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// True if a last packet can be written behind what was written before.
     pub(crate) fn is_whole(&self) -> bool {
         !self.torn
+    }
+
+    /// Writes as much of `out` as goes at once, and closes.
+    pub(crate) fn close_now(mut self) {
+        let _ = self.flush().now_or_never();
     }
 
     /// Writes what is in `out`, then closes. What the client still sends is read and dropped for a moment, as a socket

@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use argon2::Argon2;
-use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
 use tokio::sync::Semaphore;
 
 use super::{Credentials, Sha256Hash};
+use crate::password;
 use crate::plaintext::PlaintextPolicy;
 use crate::principal::{
     Authentication, Authenticator, ConnectAttempt, Principal, PrincipalKey, Refusal, Secret,
@@ -88,7 +87,7 @@ impl FileAuthenticator {
         let check = move || {
             // Kept until the work is done, also if the client has gone in the meantime.
             let _turn = turn;
-            Argon2::default().verify_password(secret.as_bytes(), &hash).is_ok()
+            password::is_right(secret.as_bytes(), &hash)
         };
         tokio::task::spawn_blocking(check).await.map_err(|_| Refusal::Unavailable)
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use argon2::password_hash::phc::PasswordHash;
-use argon2::{Argon2, PasswordHasher, PasswordVerifier};
+use argon2::{Argon2, PasswordHasher};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::limiter::FailureKey;
@@ -77,7 +77,7 @@ pub fn hash_blocking(password: &Secret) -> Result<String, PasswordError> {
 
 fn verify_blocking(password: &Secret, stored: &str) -> Result<bool, PasswordError> {
     let stored = PasswordHash::new(stored).map_err(|e| PasswordError::Damaged(e.to_string()))?;
-    Ok(Argon2::default().verify_password(password.expose().as_bytes(), &stored).is_ok())
+    Ok(broker::password::is_right(password.expose().as_bytes(), &stored))
 }
 
 /// What a check came to.

@@ -75,6 +75,7 @@ struct Addresses {
 /// Runs the server until it is told to stop (SIGTERM or SIGINT).
 pub(super) fn run(config: Config) -> Result<(), ServeError> {
     start_log(&config);
+    broker::descriptors::raise_limit();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::Runtime)?;
     runtime.block_on(serve(config))
@@ -101,9 +102,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let app = Arc::new(AppState::new(store, config, clock, auth));
 
     // Both before anything starts, so that a taken port leaves nothing half done.
-    let http = listen(app.config.http_listen, "FLEET_HTTP_LISTEN, http_listen").await?;
+    let http = listen(app.config.http_listen, "FLEET_HTTP_LISTEN, http_listen")?;
     let mqtt = match app.config.mqtt_listen {
-        Some(address) => Some(listen(address, "FLEET_MQTT_LISTEN, mqtt_listen").await?),
+        Some(address) => Some(listen(address, "FLEET_MQTT_LISTEN, mqtt_listen")?),
         None => None,
     };
     let addresses = Addresses {
@@ -164,8 +165,8 @@ async fn first_account(app: &AppState) -> Result<(), ServeError> {
     Ok(())
 }
 
-async fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, variable, source })
+fn listen(address: SocketAddr, variable: &'static str) -> Result<TcpListener, ServeError> {
+    broker::listen(address).map_err(|source| ServeError::Listen { address, variable, source })
 }
 
 fn local(listener: &TcpListener, variable: &'static str) -> Result<SocketAddr, ServeError> {
