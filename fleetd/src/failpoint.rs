@@ -1,6 +1,6 @@
-//! Where a test may kill the server in the path of a command; see [`protocol::failpoint`].
+//! Where a test may kill the server in the path of a command, a backup or a restore; see [`protocol::failpoint`].
 
-/// Every place, by name.
+/// Every place in the path of a command, by name.
 pub const ALL: &[&str] = &[
     SENT_BEFORE_COMMIT,
     SENT_AFTER_COMMIT,
@@ -64,3 +64,36 @@ pub const CREATE_AFTER_COMMIT: &str = "create_after_commit";
 pub const CHANGE_BEFORE_COMMIT: &str = "change_before_commit";
 /// It is noted, and nobody was told.
 pub const CHANGE_AFTER_COMMIT: &str = "change_after_commit";
+
+/// The places of a backup, by name.
+pub const BACKUP: &[&str] = &[BACKUP_AFTER_SNAPSHOT, BACKUP_AFTER_PACKING, BACKUP_AFTER_RENAME];
+
+/// The database is copied, and nothing of it packed.
+pub const BACKUP_AFTER_SNAPSHOT: &str = "backup_after_snapshot";
+/// The file is whole, and has not got its name.
+pub const BACKUP_AFTER_PACKING: &str = "backup_after_packing";
+/// It has its name.
+pub const BACKUP_AFTER_RENAME: &str = "backup_after_rename";
+
+/// The places of a restore, by name; at [`RESTORE_AFTER_MOVE`] it comes by several times.
+pub const RESTORE: &[&str] = &[
+    RESTORE_AFTER_UNPACKING,
+    RESTORE_AFTER_MARKING,
+    RESTORE_BEFORE_DECISION,
+    RESTORE_AFTER_DECISION,
+    RESTORE_AFTER_MOVE,
+    RESTORE_AFTER_SWAP,
+];
+
+/// Everything is unpacked beside the old data.
+pub const RESTORE_AFTER_UNPACKING: &str = "restore_after_unpacking";
+/// The new database knows that it was restored.
+pub const RESTORE_AFTER_MARKING: &str = "restore_after_marking";
+/// What has to move is written down, and does not count yet.
+pub const RESTORE_BEFORE_DECISION: &str = "restore_before_decision";
+/// It counts, and nothing has moved.
+pub const RESTORE_AFTER_DECISION: &str = "restore_after_decision";
+/// One part has moved.
+pub const RESTORE_AFTER_MOVE: &str = "restore_after_move";
+/// Everything has moved.
+pub const RESTORE_AFTER_SWAP: &str = "restore_after_swap";

@@ -1,11 +1,13 @@
 //! The command line.
 
+mod backup;
 mod database;
 mod decode;
 mod device;
 mod enrollment_key;
 mod org;
 mod password;
+mod restore;
 mod serve;
 mod systemd;
 mod user;
@@ -47,6 +49,10 @@ enum Command {
     /// Keys with which devices register themselves.
     #[command(subcommand)]
     EnrollmentKey(enrollment_key::Command),
+    /// Save the database and all files of the server in one file. Works beside a running server.
+    Backup(backup::Arguments),
+    /// Put a backup in the place of the server's data. The server must be stopped.
+    Restore(restore::Arguments),
     /// Print an MQTT message as JSON, whatever its encoding.
     Decode(decode::Arguments),
     /// Print a completion script for a shell.
@@ -80,6 +86,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Org(command) => org::run(command, &config()?),
         Command::Device(command) => device::run(command, &config()?),
         Command::EnrollmentKey(command) => enrollment_key::run(command, &config()?),
+        Command::Backup(arguments) => backup::run(arguments, &config()?),
+        Command::Restore(arguments) => restore::run(arguments, &config()?),
         Command::Decode(arguments) => Ok(decode::run(&arguments, &mut io::stdout().lock())?),
         Command::Completion { shell } => {
             let mut script = Vec::new();

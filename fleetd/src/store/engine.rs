@@ -283,6 +283,12 @@ pub enum StoreError {
         "{path}: the schema must be brought up to date, but a server is running on it; restart the server first"
     )]
     ServerRunning { path: PathBuf },
+    /// A restore is putting another database in its place.
+    #[error("{path}: a restore is at work on this database; wait until it has ended")]
+    BeingRestored { path: PathBuf },
+    /// Somebody has it open who would not expect another in its place.
+    #[error("{path}: another fleetd command has this database open; wait until it has ended, or stop it")]
+    InUse { path: PathBuf },
     /// A row lacks a column or holds another type than the code expects.
     #[error("column {column}: expected {expected}")]
     Column { column: String, expected: &'static str },
@@ -301,7 +307,10 @@ impl StoreError {
     /// Whether the same request may work later without anybody changing it.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::Busy { .. } | Self::Closed { .. })
+        matches!(
+            self,
+            Self::Full { .. } | Self::Busy { .. } | Self::BeingRestored { .. } | Self::Closed { .. }
+        )
     }
 
     /// Whether a unique constraint that involves `column` (`table.column`) refused it.

@@ -45,6 +45,14 @@ pub(super) fn migrate(
     Ok(())
 }
 
+/// Brings a database that nobody else knows of to the schema of this program: a copy that is about to be used.
+///
+/// # Errors
+/// [`StoreError`]: foreign, newer or damaged.
+pub fn migrate_alone(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    migrate(connection, path, true, Duration::ZERO)
+}
+
 fn wait_for_lock(database: &Path, wait: Duration) -> Result<DataLock, StoreError> {
     let folder = database.parent().unwrap_or(Path::new("."));
     match DataLock::acquire_within(folder, wait) {
@@ -65,21 +73,30 @@ pub fn known_version() -> i64 {
         .unwrap_or(0)
 }
 
-fn is_current(connection: &Connection, path: &Path) -> Result<bool, StoreError> {
-    let number = |sql: &str| -> Result<i64, StoreError> {
-        connection.query_row(sql, [], |row| row.get(0)).map_err(|source| classify_open(source, path))
-    };
-    let tables = number("SELECT count(*) FROM sqlite_master")?;
-    let application = number("PRAGMA application_id")?;
+fn number(connection: &Connection, path: &Path, sql: &str) -> Result<i64, StoreError> {
+    connection.query_row(sql, [], |row| row.get(0)).map_err(|source| classify_open(source, path))
+}
+
+/// Whether the file is a database of fleetd, of any version; false for one without tables.
+///
+/// # Errors
+/// [`StoreError::Foreign`], [`StoreError::Corrupt`].
+pub fn is_ours(connection: &Connection, path: &Path) -> Result<bool, StoreError> {
+    let tables = number(connection, path, "SELECT count(*) FROM sqlite_master")?;
+    let application = number(connection, path, "PRAGMA application_id")?;
     if application != APPLICATION_ID {
         // An empty file is nobody's; so is one where the very first migration was cut off.
         return if tables == 0 { Ok(false) } else { Err(StoreError::Foreign { path: path.to_owned() }) };
     }
     let history = "SELECT count(*) FROM sqlite_master WHERE name = 'refinery_schema_history'";
-    if number(history)? == 0 {
+    Ok(number(connection, path, history)? > 0)
+}
+
+fn is_current(connection: &Connection, path: &Path) -> Result<bool, StoreError> {
+    if !is_ours(connection, path)? {
         return Ok(false);
     }
-    let found = number("SELECT coalesce(max(version), 0) FROM refinery_schema_history")?;
+    let found = number(connection, path, "SELECT coalesce(max(version), 0) FROM refinery_schema_history")?;
     let known = known_version();
     if found > known {
         return Err(StoreError::Newer { path: path.to_owned(), found, known });

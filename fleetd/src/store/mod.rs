@@ -10,6 +10,7 @@ mod dialect;
 pub mod dispatch;
 mod engine;
 pub mod enrollment_keys;
+pub mod folder;
 pub mod heartbeats;
 pub mod http_devices;
 pub mod leases;
@@ -18,12 +19,14 @@ mod migrate;
 pub mod orgs;
 pub mod records;
 pub mod reports;
+pub mod restored;
 pub mod results;
 pub mod revocations;
 pub mod rollups;
 pub mod show_locks;
 mod sqlite;
 pub mod summaries;
+pub mod swap;
 pub mod targets;
 #[cfg(test)]
 mod tests;
@@ -35,7 +38,7 @@ use std::{borrow::Cow, path::Path, sync::Arc, time::Duration};
 use engine::parse_column;
 pub use engine::{Outcome, Row, Statement, StoreError, Value, operation};
 pub use lock::{DataLock, LockError, make_data_dir};
-pub use migrate::known_version;
+pub use migrate::{is_ours, known_version, migrate_alone};
 
 /// After a write that found no room, the store calls itself not ready for so long.
 const FULL_NOTICE: Duration = Duration::from_secs(10);
@@ -60,6 +63,18 @@ impl Store {
     /// [`StoreError`]: foreign, newer, damaged, or unusable file.
     pub fn open(path: &Path, lock: Option<&DataLock>) -> Result<Self, StoreError> {
         Ok(Self { engine: Arc::new(sqlite::Sqlite::open(path, lock.is_some())?) })
+    }
+
+    /// One transaction on a database that is about to be used and that nobody else has open. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing of it is stored.
+    pub fn apply_alone(
+        connection: &rusqlite::Connection,
+        path: &Path,
+        statements: &[Statement],
+    ) -> Result<(), StoreError> {
+        sqlite::apply_alone(connection, path, statements)
     }
 
     /// Rows of a read-only statement, as of the last commit.

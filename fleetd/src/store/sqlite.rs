@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
     engine::{Outcome, Row, Statement, StoreError, Value, operation},
+    folder::FolderLock,
     migrate,
 };
 
@@ -49,11 +50,14 @@ pub(super) struct Sqlite {
     readers: Arc<Mutex<Vec<Connection>>>,
     reading: Arc<Semaphore>,
     last_full: Arc<Mutex<Option<Instant>>>,
+    /// Until it is closed, no restore puts another file in this one's place.
+    inside: Mutex<Option<FolderLock>>,
 }
 
 impl Sqlite {
     /// Opens the file, making and migrating it as needed. Blocks.
     pub(super) fn open(path: &Path, locked: bool) -> Result<Self, StoreError> {
+        let inside = FolderLock::enter(path)?;
         create_private(path)?;
         let mut connection =
             connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -81,6 +85,7 @@ impl Sqlite {
             readers: Arc::new(Mutex::new(readers)),
             reading: Arc::new(Semaphore::new(READERS)),
             last_full,
+            inside: Mutex::new(Some(inside)),
         })
     }
 
@@ -129,6 +134,7 @@ impl Sqlite {
             // A panic of the thread has been reported by the panic hook; there is nothing to add.
             let _ = thread.join();
         }
+        lock(&self.inside).take();
     }
 }
 
@@ -231,6 +237,24 @@ impl Writer {
         }
         Ok(outcomes)
     }
+}
+
+/// One transaction on a database that nobody else has open.
+pub(super) fn apply_alone(
+    connection: &Connection,
+    path: &Path,
+    statements: &[Statement],
+) -> Result<(), StoreError> {
+    let failed = |source| classify(source, "commit", path);
+    let transaction =
+        rusqlite::Transaction::new_unchecked(connection, rusqlite::TransactionBehavior::Immediate)
+            .map_err(failed)?;
+    for statement in statements {
+        let outcome = execute(connection, statement.sql(), statement.params())
+            .map_err(|source| classify(source, statement.sql(), path))?;
+        statement.check(outcome.changed)?;
+    }
+    transaction.commit().map_err(failed)
 }
 
 fn single(mut answers: Vec<Answer>) -> Answer {
