@@ -25,6 +25,8 @@ use crate::session::{RetainedJob, Session, SubscribeAnswer, SubscribeFailed, Sub
 
 /// Output that is collected before it is written.
 const OUT_BYTES: usize = 64 * 1024;
+/// Packets that are handled before others have their turn: a buffer holds thousands of the smallest.
+const PACKETS_A_TURN: usize = 256;
 /// Retained messages that are fetched at once.
 const RETAINED_CHUNK: usize = 64;
 
@@ -152,11 +154,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Handles the whole packets that are there; true if it stopped before the last one.
     async fn take_packets(&mut self) -> Result<bool, End> {
         let mut more = false;
+        let mut left = PACKETS_A_TURN;
         loop {
-            if self.wire.out.len() > OUT_BYTES {
+            if left == 0 || self.wire.out.len() > OUT_BYTES {
                 more = true;
                 break;
             }
+            left -= 1;
             self.paused_until = self.rate.wait_until(Instant::now());
             if self.paused_until.is_some() {
                 break;

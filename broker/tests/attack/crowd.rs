@@ -50,7 +50,6 @@ pub(crate) fn crowd(to: SocketAddr, addresses: u8, each: usize, first: &[u8]) ->
 
 /// Sends `bytes` again and again for `time`, and reads what is answered if `reads`. Ends earlier if the broker closes. How
 /// often all of it was sent.
-#[allow(dead_code)]
 pub(crate) fn flood(stream: &mut TcpStream, bytes: &[u8], time: Duration, reads: bool) -> usize {
     let end = Instant::now() + time;
     stream.set_nonblocking(true).unwrap();

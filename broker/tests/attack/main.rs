@@ -9,6 +9,7 @@ mod process;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod after_login;
 mod before_login;
 mod crowd;
 mod target;

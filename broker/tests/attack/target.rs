@@ -112,6 +112,10 @@ impl Target {
         fs::read_to_string(self.files.folder.path().join("log")).unwrap()
     }
 
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     fn proc(&self, name: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap()
     }
