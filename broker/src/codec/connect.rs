@@ -1,5 +1,7 @@
 //! The CONNECT packet.
 
+use super::frame::Header;
+use super::packet::LONG_LENGTH;
 use super::properties::{self, MessageProperties, Value};
 use super::reader::Reader;
 use super::{DecodeError, Version};
@@ -51,7 +53,7 @@ impl From<DecodeError> for ConnectError {
 }
 
 /// Decodes the body of a CONNECT.
-pub(crate) fn decode(body: &[u8]) -> Result<Connect<'_>, ConnectError> {
+pub(crate) fn decode(header: Header, body: &[u8]) -> Result<Connect<'_>, ConnectError> {
     let mut reader = Reader::new(body);
     let name = reader.binary()?;
     let level = reader.u8()?;
@@ -61,6 +63,9 @@ pub(crate) fn decode(body: &[u8]) -> Result<Connect<'_>, ConnectError> {
         (b"MQTT" | b"MQIsdp", level) => return Err(ConnectError::Version(level)),
         _ => return Err(DecodeError::Malformed("not the MQTT protocol").into()),
     };
+    if version == Version::V5 && !header.is_minimal() {
+        return Err(ConnectError::Decode(Some(version), LONG_LENGTH));
+    }
     rest(version, reader).map_err(|error| ConnectError::Decode(Some(version), error))
 }
 
@@ -133,6 +138,7 @@ fn connect_properties(reader: &mut Reader<'_>, connect: &mut Connect<'_>) -> Res
         properties::AUTH_METHOD,
         properties::AUTH_DATA,
     ];
+    let mut authentication_data = false;
     properties::read(reader, ALLOWED, |id, value, _| {
         match (id, value) {
             (properties::SESSION_EXPIRY, Value::Number(n)) => connect.session_expiry_seconds = n,
@@ -149,9 +155,14 @@ fn connect_properties(reader: &mut Reader<'_>, connect: &mut Connect<'_>) -> Res
                     return Err(DecodeError::Protocol("Maximum Packet Size of 0"));
                 }
             }
-            (properties::AUTH_METHOD | properties::AUTH_DATA, _) => connect.enhanced_authentication = true,
+            (properties::AUTH_METHOD, _) => connect.enhanced_authentication = true,
+            (properties::AUTH_DATA, _) => authentication_data = true,
             _ => {}
         }
         Ok(())
-    })
+    })?;
+    if authentication_data && !connect.enhanced_authentication {
+        return Err(DecodeError::Protocol("authentication data without a method"));
+    }
+    Ok(())
 }

@@ -16,15 +16,20 @@ pub(crate) struct ConnAckProperties<'a> {
     pub(crate) assigned_client_id: Option<&'a str>,
 }
 
-/// CONNACK for a client that gets in.
+/// CONNACK for a client that gets in, if it has at most `limit` bytes; otherwise nothing is written.
+#[must_use]
 pub(crate) fn connack_accepted(
     out: &mut BytesMut,
     version: Version,
     session_present: bool,
     properties: ConnAckProperties<'_>,
-) {
+    limit: usize,
+) -> bool {
     match version {
-        Version::V311 => out.extend_from_slice(&[0x20, 2, u8::from(session_present), 0]),
+        Version::V311 => {
+            out.extend_from_slice(&[0x20, 2, u8::from(session_present), 0]);
+            true
+        }
         Version::V5 => {
             let mut props = Vec::with_capacity(32);
             if let Some(seconds) = properties.session_expiry_seconds {
@@ -41,25 +46,40 @@ pub(crate) fn connack_accepted(
             }
             props.extend_from_slice(&[properties::SUBSCRIPTION_IDS_AVAILABLE, 0]);
             props.extend_from_slice(&[properties::SHARED_SUBSCRIPTIONS_AVAILABLE, 0]);
-            connack_v5(out, session_present, Reason::Success, &props);
+            connack_v5(out, session_present, Reason::Success, &props, limit)
         }
     }
 }
 
-/// CONNACK for a client that does not get in; `why` is for people and only in MQTT 5.
-pub(crate) fn connack_refused(out: &mut BytesMut, version: Version, reason: Reason, why: &str) {
+/// CONNACK for a client that does not get in. `why` is for people, and only in MQTT 5; it is left out where the client takes
+/// at most `limit` bytes and it would not fit.
+pub(crate) fn connack_refused(out: &mut BytesMut, version: Version, reason: Reason, why: &str, limit: usize) {
     match version {
         Version::V311 => out.extend_from_slice(&[0x20, 2, 0, reason.connack_v311()]),
-        Version::V5 => connack_v5(out, false, reason, &reason_string(why)),
+        Version::V5 => {
+            // Where even the second does not fit, the connection is closed without a word.
+            let _ = connack_v5(out, false, reason, &reason_string(why), limit)
+                || connack_v5(out, false, reason, &[], limit);
+        }
     }
 }
 
-fn connack_v5(out: &mut BytesMut, session_present: bool, reason: Reason, props: &[u8]) {
-    fixed_header(out, 0x20, 2 + varint_len(props.len()) + props.len());
+fn connack_v5(out: &mut BytesMut, session_present: bool, reason: Reason, props: &[u8], limit: usize) -> bool {
+    let body = 2 + varint_len(props.len()) + props.len();
+    if packet_len(body) > limit {
+        return false;
+    }
+    fixed_header(out, 0x20, body);
     out.put_u8(u8::from(session_present));
     out.put_u8(reason.code());
     put_varint(out, props.len());
     out.extend_from_slice(props);
+    true
+}
+
+/// Size of a whole packet with a body of so many bytes.
+fn packet_len(body: usize) -> usize {
+    1 + varint_len(body) + body
 }
 
 /// A message on its way to one client.
@@ -85,7 +105,7 @@ pub(crate) fn publish(out: &mut BytesMut, version: Version, message: Outgoing<'_
         + if message.qos > 0 { 2 } else { 0 }
         + if version == Version::V5 { varint_len(props_len) + props_len } else { 0 }
         + message.payload.len();
-    if 1 + varint_len(body) + body > limit {
+    if packet_len(body) > limit {
         return false;
     }
     let first = 0x30 | u8::from(message.dup) << 3 | message.qos << 1 | u8::from(message.retain);
@@ -155,6 +175,11 @@ pub(crate) fn unsuback(out: &mut BytesMut, version: Version, packet_id: u16, rea
     }
 }
 
+/// Size of a SUBACK or UNSUBACK of MQTT 5 for so many filters.
+pub(crate) fn codes_len(count: usize) -> usize {
+    packet_len(3 + count)
+}
+
 fn codes(out: &mut BytesMut, version: Version, first: u8, packet_id: u16, count: usize) {
     let props = usize::from(version == Version::V5);
     fixed_header(out, first, 2 + props + count);
@@ -167,10 +192,14 @@ pub(crate) fn pingresp(out: &mut BytesMut) {
     out.extend_from_slice(&[0xD0, 0]);
 }
 
-/// DISCONNECT; 3.1.1 has none from a server, so nothing is written.
-pub(crate) fn disconnect(out: &mut BytesMut, version: Version, reason: Reason, why: &str) {
+/// DISCONNECT; 3.1.1 has none from a server, so nothing is written. `why` is left out where the client takes at most `limit`
+/// bytes and it would not fit.
+pub(crate) fn disconnect(out: &mut BytesMut, version: Version, reason: Reason, why: &str, limit: usize) {
     if version == Version::V5 {
-        let props = reason_string(why);
+        let mut props = reason_string(why);
+        if packet_len(1 + varint_len(props.len()) + props.len()) > limit {
+            props.clear();
+        }
         fixed_header(out, 0xE0, 1 + varint_len(props.len()) + props.len());
         out.put_u8(reason.code());
         put_varint(out, props.len());
@@ -210,7 +239,8 @@ fn put_varint(out: &mut BytesMut, mut n: usize) {
     }
 }
 
-fn varint_len(n: usize) -> usize {
+/// How many bytes the shortest variable byte integer for `n` takes.
+pub(super) fn varint_len(n: usize) -> usize {
     match n {
         0..=0x7f => 1,
         0x80..=0x3fff => 2,

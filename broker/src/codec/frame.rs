@@ -20,6 +20,11 @@ impl Header {
         self.first >> 4
     }
 
+    /// True if the length takes no more bytes than it needs, as MQTT 5 demands. 3.1.1 says nothing of it.
+    pub(crate) fn is_minimal(self) -> bool {
+        self.header_len == 1 + super::encode::varint_len(self.total_len - self.header_len)
+    }
+
     /// The four flag bits.
     pub(crate) fn flags(self) -> u8 {
         self.first & 0x0f

@@ -75,9 +75,15 @@ pub(crate) struct Disconnect {
     pub(crate) session_expiry_seconds: Option<u32>,
 }
 
+/// The packet's length took more bytes than it needs.
+pub(crate) const LONG_LENGTH: DecodeError = DecodeError::Malformed("length in more bytes than it needs");
+
 /// Decodes the body of a packet that is not a CONNECT. [`frame::header`](super::frame::header) has checked its flags.
 pub(crate) fn decode(version: Version, header: Header, body: &[u8]) -> Result<Packet<'_>, DecodeError> {
     let mut reader = Reader::new(body);
+    if version == Version::V5 && !header.is_minimal() {
+        return Err(LONG_LENGTH);
+    }
     match header.kind() {
         1 => Err(DecodeError::Protocol("a second CONNECT")),
         3 => publish(version, header.flags(), reader).map(Packet::Publish),
@@ -129,6 +135,9 @@ fn publish(version: Version, flags: u8, mut reader: Reader<'_>) -> Result<Publis
         Version::V5 => MessageProperties::read(&mut reader, false)?,
         Version::V311 => MessageProperties::default(),
     };
+    if topic.is_empty() && version == Version::V5 {
+        return Err(DecodeError::Protocol("neither a topic nor an alias for one"));
+    }
     if !crate::access::valid_topic(topic) {
         return Err(DecodeError::TopicName);
     }

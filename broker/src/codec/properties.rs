@@ -56,7 +56,7 @@ pub(crate) fn read<'a>(
     allowed: &[u8],
     mut take: impl FnMut(u8, Value<'a>, &'a [u8]) -> Result<(), DecodeError>,
 ) -> Result<(), DecodeError> {
-    let len = reader.varint()?;
+    let len = reader.minimal_varint()?;
     let mut section = Reader::new(reader.take(len)?);
     let mut seen: u64 = 0;
     while !section.is_empty() {
@@ -75,7 +75,7 @@ pub(crate) fn read<'a>(
                 Value::Number(section.u32()?)
             }
             // Four bytes of seven bits fit.
-            SUBSCRIPTION_ID => Value::Number(section.varint()? as u32),
+            SUBSCRIPTION_ID => Value::Number(section.minimal_varint()? as u32),
             CONTENT_TYPE | RESPONSE_TOPIC | AUTH_METHOD | REASON_STRING => {
                 Value::Other(section.text()?.as_bytes())
             }

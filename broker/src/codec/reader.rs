@@ -67,6 +67,16 @@ impl<'a> Reader<'a> {
         Err(DecodeError::Malformed("length of more than four bytes"))
     }
 
+    /// As [`Reader::varint`], in no more bytes than it needs.
+    pub(crate) fn minimal_varint(&mut self) -> Result<usize, DecodeError> {
+        let before = self.0.len();
+        let value = self.varint()?;
+        if before - self.0.len() > super::encode::varint_len(value) {
+            return Err(DecodeError::Malformed("length in more bytes than it needs"));
+        }
+        Ok(value)
+    }
+
     /// Bytes after a two-byte length.
     pub(crate) fn binary(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = self.u16()?;

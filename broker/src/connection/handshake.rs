@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::wire::Wire;
 use crate::access::{self, PublishDecision};
 use crate::codec::connect::{self, Connect, ConnectError};
+use crate::codec::frame::Header;
 use crate::codec::reason::Reason;
 use crate::codec::{Version, encode};
 use crate::failures::Failure;
@@ -63,13 +64,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let time = gate.limits.handshake_time;
-    let Ok(Some(body)) = timeout(time, first_packet(gate, admission, wire)).await else {
+    let Ok(Some((header, body))) = timeout(time, first_packet(gate, admission, wire)).await else {
         gate.counters.refused_handshake.one();
         tracing::debug!(%peer, "closed: no CONNECT");
         return None;
     };
     admission.renew();
-    let connect = match connect::decode(&body) {
+    let connect = match connect::decode(header, &body) {
         Ok(connect) => connect,
         Err(error) => {
             refuse_malformed(gate, wire, error, peer);
@@ -84,18 +85,19 @@ where
             if let Some(left_out) = gate.may_log_refusal() {
                 tracing::info!(%peer, ?username, reason = refused.why, left_out, "connection refused");
             }
-            encode::connack_refused(&mut wire.out, refused.version, refused.reason, refused.why);
+            let limit = connect.maximum_packet_bytes;
+            encode::connack_refused(&mut wire.out, refused.version, refused.reason, refused.why, limit);
             None
         }
     }
 }
 
-/// The body of the first packet, which has to be a CONNECT.
+/// The first packet, which has to be a CONNECT.
 async fn first_packet<S>(
     gate: &Gate,
     admission: &mut Admission,
     wire: &mut Wire<S>,
-) -> Option<bytes::BytesMut>
+) -> Option<(Header, bytes::BytesMut)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -104,7 +106,7 @@ where
             return None;
         }
         match wire.packet(gate.limits.connect_bytes) {
-            Ok(Some((_, body))) => return Some(body),
+            Ok(Some(packet)) => return Some(packet),
             Ok(None) if wire.read().await.ok()? > 0 => {}
             _ => return None,
         }
@@ -126,13 +128,19 @@ where
             }
             // A client of a later version reads the form of 5, an earlier one that of 3.1.1. Bridges set the high bit.
             let version = if level & 0x7f > 5 { Version::V5 } else { Version::V311 };
-            encode::connack_refused(&mut wire.out, version, Reason::UnsupportedProtocolVersion, "");
+            encode::connack_refused(
+                &mut wire.out,
+                version,
+                Reason::UnsupportedProtocolVersion,
+                "",
+                usize::MAX,
+            );
         }
         ConnectError::Decode(version, error) => {
             gate.counters.refused_handshake.one();
             tracing::debug!(%peer, %error, "closed: bad CONNECT");
             if version == Some(Version::V5) {
-                encode::connack_refused(&mut wire.out, Version::V5, error.reason(), "");
+                encode::connack_refused(&mut wire.out, Version::V5, error.reason(), "", usize::MAX);
             }
         }
     }

@@ -149,9 +149,10 @@ async fn live<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let version = accepted.version;
+    let (version, limit) = (accepted.version, accepted.maximum_packet_bytes);
     let Some(mut place) = take_place(&gate, peer, transport, &accepted).await else {
-        encode::connack_refused(&mut wire.out, version, Reason::ServerBusy, "replaced by another connection");
+        let why = "replaced by another connection";
+        encode::connack_refused(&mut wire.out, version, Reason::ServerBusy, why, limit);
         return close(&gate, wire).await;
     };
     let opened = match open_session(&gate, &place, &accepted) {
@@ -163,7 +164,7 @@ async fn live<S>(
                 OpenError::Full => (Reason::QuotaExceeded, "too many connections or sessions"),
             };
             gate.counters.refused_busy.one();
-            encode::connack_refused(&mut wire.out, version, reason, why);
+            encode::connack_refused(&mut wire.out, version, reason, why, limit);
             return close(&gate, wire).await;
         }
     };
@@ -185,7 +186,12 @@ async fn live<S>(
         maximum_packet_bytes: gate.limits.packet_bytes as u32,
         assigned_client_id: accepted.assigned.then_some(place.client_id.as_str()),
     };
-    encode::connack_accepted(&mut wire.out, version, opened.present, properties);
+    if !encode::connack_accepted(&mut wire.out, version, opened.present, properties, limit) {
+        place.will = None;
+        drop(place);
+        encode::connack_refused(&mut wire.out, version, Reason::PacketTooLarge, "", limit);
+        return close(&gate, wire).await;
+    }
     // Nothing may be said before it, so a connection that is replaced already just ends.
     tokio::select! {
         biased;
@@ -223,7 +229,7 @@ async fn live<S>(
     count_end(&gate, &end);
     tracing::debug!(client = %place.key, client_id = ?place.client_id, %peer, ?end, "disconnected");
     drop(place);
-    say_goodbye(&gate, client.into_wire(), version, &end).await;
+    say_goodbye(&gate, client.into_wire(), version, &end, limit).await;
 }
 
 /// Takes the client's place, and waits until the connection that had it has left. `None`: yet another one came.
@@ -316,7 +322,7 @@ fn count_end(gate: &Gate, end: &End) {
     }
 }
 
-async fn say_goodbye<S>(gate: &Gate, mut wire: Wire<S>, version: Version, end: &End)
+async fn say_goodbye<S>(gate: &Gate, mut wire: Wire<S>, version: Version, end: &End, limit: usize)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -326,7 +332,7 @@ where
         if !matches!(end, End::Broken(..)) {
             wire.out.clear();
         }
-        encode::disconnect(&mut wire.out, version, reason, why);
+        encode::disconnect(&mut wire.out, version, reason, why, limit);
         close(gate, wire).await;
     }
 }

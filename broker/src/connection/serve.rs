@@ -16,7 +16,7 @@ use crate::codec::packet::{self, Packet, Publish, RetainHandling, Subscribe};
 use crate::codec::reason::Reason;
 use crate::codec::{DecodeError, Version};
 use crate::gate::Gate;
-use crate::message::Draft;
+use crate::message::{Draft, Expired};
 use crate::principal::Principal;
 use crate::rate::RateLimiter;
 use crate::router::{LinkRefused, RouterGone, lock};
@@ -204,6 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             }
             Packet::PubComp(ack) => self.session.lock().state.completed(ack.packet_id),
             Packet::Unsubscribe { packet_id, filters } => {
+                self.answer_fits(filters.len())?;
                 let known = self.session.unsubscribe(&filters)?;
                 let reason = |known| if known { Reason::Success } else { Reason::NoSubscriptionExisted };
                 let reasons: Vec<Reason> = known.into_iter().map(reason).collect();
@@ -234,6 +235,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             );
         }
         self.session_expiry = wanted;
+        Ok(())
+    }
+
+    /// An answer with a code for each of so many filters has to fit into what the client takes.
+    fn answer_fits(&self, filters: usize) -> Result<(), End> {
+        if self.terms.version == Version::V5 && encode::codes_len(filters) > self.terms.maximum_packet_bytes {
+            return Err(End::Broken(Reason::PacketTooLarge, "the answer is larger than the client accepts"));
+        }
         Ok(())
     }
 
@@ -304,6 +313,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     async fn subscribe(&mut self, subscribe: Subscribe<'_>) -> Result<(), End> {
+        self.answer_fits(subscribe.filters.len())?;
         let mut answer = SubscribeAnswer {
             packet_id: subscribe.packet_id,
             granted: Vec::with_capacity(subscribe.filters.len()),
@@ -406,10 +416,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                     self.ack(AckKind::Rel, packet_id, Reason::Success);
                 }
                 Some(Next::Publish { message, qos, retain, packet_id, dup }) => {
-                    let Ok(expiry_seconds) = message.expiry_left(now_ms) else {
-                        self.gate.counters.dropped_expired.one();
-                        inner.state.forget(packet_id);
-                        continue;
+                    let expiry_seconds = match message.expiry_left(now_ms) {
+                        Ok(left) => left,
+                        // What was sent before has to be sent again until it is acknowledged.
+                        Err(Expired) if dup => Some(0),
+                        Err(Expired) => {
+                            self.gate.counters.dropped_expired.one();
+                            inner.state.forget(packet_id);
+                            continue;
+                        }
                     };
                     let outgoing = Outgoing {
                         dup,

@@ -213,25 +213,30 @@ impl SessionState {
     /// What to send next, if anything may be sent: at most `window` publishes of QoS 1 and 2 are under way.
     pub(crate) fn next(&mut self, window: usize) -> Option<Next> {
         let mut under_way = 0;
+        let mut again = None;
         for entry in &mut self.inflight {
+            if entry.sent_here {
+                under_way += 1;
+                continue;
+            }
+            match (&entry.waiting, entry.stage) {
+                (Some(_), Stage::Published) => {
+                    again.get_or_insert(entry);
+                }
+                // The window holds back nothing but publishes.
+                _ => {
+                    entry.sent_here = true;
+                    return Some(Next::Release { packet_id: entry.packet_id });
+                }
+            }
+        }
+        if let Some(entry) = again {
             if under_way >= window {
                 return None;
             }
-            under_way += 1;
-            if entry.sent_here {
-                continue;
-            }
+            let Waiting { message, qos, retain } = entry.waiting.clone()?;
             entry.sent_here = true;
-            return Some(match (&entry.waiting, entry.stage) {
-                (Some(w), Stage::Published) => Next::Publish {
-                    message: w.message.clone(),
-                    qos: w.qos,
-                    retain: w.retain,
-                    packet_id: entry.packet_id,
-                    dup: true,
-                },
-                _ => Next::Release { packet_id: entry.packet_id },
-            });
+            return Some(Next::Publish { message, qos, retain, packet_id: entry.packet_id, dup: true });
         }
         let first = self.queue.front()?;
         if first.qos > 0 && under_way >= window {
@@ -315,12 +320,14 @@ impl SessionState {
         self.unreleased.remove(&packet_id)
     }
 
-    /// The client is back: what it has not acknowledged is sent again, and what it may no longer see is dropped.
+    /// The client is back: what it has not acknowledged is sent again, also of filters that it has unsubscribed since; what
+    /// it may no longer see is dropped. `allowed` tells whether it may subscribe to a filter, or to a topic.
     pub(crate) fn resume(&mut self, allowed: impl Fn(&str) -> bool) {
         self.subscriptions.retain(|subscription| allowed(&subscription.filter));
         let subscriptions = std::mem::take(&mut self.subscriptions);
         let visible = |waiting: &Waiting| {
-            subscriptions.iter().any(|subscription| matches(&subscription.filter, waiting.message.topic()))
+            let topic = waiting.message.topic();
+            subscriptions.iter().any(|subscription| matches(&subscription.filter, topic)) || allowed(topic)
         };
         self.queue.retain(visible);
         self.queued_bytes = self.queue.iter().map(|w| w.message.len() + ENTRY_BYTES).sum();

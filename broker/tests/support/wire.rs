@@ -352,6 +352,7 @@ pub fn take_frame(buffer: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
         let byte = *buffer.get(1 + at)?;
         length |= usize::from(byte & 0x7f) << (7 * at);
         if byte & 0x80 == 0 {
+            assert!(at == 0 || byte > 0, "a remaining length in more bytes than it needs: {buffer:02x?}");
             let start = 2 + at;
             if buffer.len() < start + length {
                 return None;
@@ -368,9 +369,17 @@ pub fn take_frame(buffer: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
 /// Reads a server's packet; panics, naming the bytes, on anything that a server must not send.
 pub fn parse(version: Version, first: u8, body: &[u8]) -> Received {
     let mut reader = Reader { version, whole: body, rest: body };
+    let reserved = match first & 0xf0 {
+        kind::PUBLISH => first & 0x0f,
+        kind::PUBREL => 0x02,
+        _ => 0,
+    };
+    assert_eq!(first & 0x0f, reserved, "reserved flags of {first:#04x} {body:02x?}");
     let received = match first & 0xf0 {
         kind::CONNACK => {
-            let session_present = reader.byte() == 1;
+            let flags = reader.byte();
+            assert!(flags <= 1, "reserved flags of CONNACK: {flags:#04x}");
+            let session_present = flags == 1;
             let code = reader.byte();
             Received::ConnAck { session_present, code, properties: reader.properties() }
         }
@@ -381,6 +390,8 @@ pub fn parse(version: Version, first: u8, body: &[u8]) -> Received {
             let properties = reader.properties();
             let payload = Payload(reader.rest().to_vec());
             let (retain, dup) = (first & 1 == 1, first & 8 == 8);
+            assert!(qos < 3 && (qos > 0 || !dup), "QoS {qos}, DUP {dup}");
+            assert!(qos == 0 || id > 0, "packet id 0");
             Received::Publish { topic, payload, qos, retain, dup, id, properties }
         }
         kind::PUBACK => reader.acknowledgement(|id, code| Received::PubAck { id, code }),

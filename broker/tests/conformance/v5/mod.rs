@@ -1,0 +1,7 @@
+//! MQTT 5.
+
+mod connect;
+mod format;
+mod operation;
+mod publish;
+mod subscribe;
