@@ -45,6 +45,7 @@ pub(crate) struct Gate {
     /// Permits for connections that have been told why they end and may still read it.
     pub(crate) goodbyes: Semaphore,
     refusals: Mutex<LogPace>,
+    conflicts: Mutex<LogPace>,
     numbers: AtomicU64,
     lanes: RandomState,
     started: Instant,
@@ -78,6 +79,7 @@ impl Gate {
             large_connects: Arc::new(Semaphore::new(limits.large_connects)),
             goodbyes: Semaphore::new(limits.unauthenticated.min(GOODBYES)),
             refusals: Mutex::new(LogPace::new(Instant::now())),
+            conflicts: Mutex::new(LogPace::new(Instant::now())),
             unauthenticated: Mutex::new(Places::new(
                 limits.unauthenticated_per_address,
                 limits.unauthenticated,
@@ -217,6 +219,11 @@ impl Gate {
     /// Whether one more line about a refused connection may be logged: `Some` with how many were left out.
     pub(crate) fn may_log_refusal(&self) -> Option<u64> {
         lock(&self.refusals).admit(Instant::now())
+    }
+
+    /// As [`Gate::may_log_refusal`], of clients that replace each other.
+    pub(crate) fn may_log_conflict(&self) -> Option<u64> {
+        lock(&self.conflicts).admit(Instant::now())
     }
 
     /// Connections past login.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Lines within [`WINDOW`].
-const LINES: u32 = 50;
+const LINES: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// The pace of one kind of line.
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn past_fifty_lines_the_next_waits_for_the_next_ten_seconds_and_tells_how_many_were_left_out() {
+    fn past_twenty_lines_the_next_waits_for_the_next_ten_seconds_and_tells_how_many_were_left_out() {
         let start = Instant::now();
         let mut pace = LogPace::new(start);
         assert!((0..LINES).all(|_| pace.admit(start) == Some(0)));

@@ -400,13 +400,34 @@ impl Table {
                 }
             }
             if self.sessions >= limit.total {
+                orphaned_wills.extend(self.end_longest_absent(ended));
+            }
+            if self.sessions >= limit.total {
                 return Err(OpenError::Full);
             }
             self.sessions += 1;
         }
         let session = Arc::new(make());
+        // Nothing has left the list since the client was found in it.
+        let list = self.clients.get_mut(key).ok_or(OpenError::TakenOver)?;
         list[index].session = Some(session.clone());
         Ok(Opened { session, present: false, orphaned_wills })
+    }
+
+    /// Ends the session that has waited longest of the principal with the most that wait, so that nobody's waiting
+    /// sessions keep others out. Returns its will.
+    fn end_longest_absent(&mut self, ended: &mut Vec<Arc<Session>>) -> Option<(u64, Will)> {
+        let waits = |client: &Client| client.live.is_none() && client.absent.is_some();
+        let people = self.clients.iter_mut().filter(|(key, _)| !is_device(key)).map(|(_, list)| list);
+        let most = people.max_by_key(|list| list.iter().filter(|client| waits(client)).count())?;
+        let longest = most
+            .iter_mut()
+            .filter(|client| waits(client))
+            .min_by_key(|client| client.absent.as_ref().map(|absent| absent.since))?;
+        ended.push(longest.session.take()?);
+        self.sessions -= 1;
+        let (_, id, will) = longest.absent.take()?.will?;
+        Some((id, will))
     }
 
     fn forget_empty(&mut self, key: &PrincipalKey) {

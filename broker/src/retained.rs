@@ -20,6 +20,17 @@ pub(crate) enum Stored {
     Full,
 }
 
+/// How many topics are looked at for one piece.
+const LOOKED_AT: usize = 512;
+
+/// Some of the messages for a filter.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) messages: Vec<Message>,
+    /// Where to go on; `None` at the end.
+    pub(crate) after: Option<String>,
+}
+
 /// All retained messages.
 #[derive(Debug)]
 pub(crate) struct Retained {
@@ -51,27 +62,27 @@ impl Retained {
         Stored::Kept
     }
 
-    /// At most `count` messages for `filter` after the topic `after`, in the order of their topics. An answer shorter
-    /// than `count` is the last.
-    pub(crate) fn matching(
-        &self,
-        filter: &str,
-        after: Option<&str>,
-        count: usize,
-        now_ms: u64,
-    ) -> Vec<Message> {
+    /// At most `count` messages for `filter` after the topic `after`, in the order of their topics, out of at most
+    /// [`LOOKED_AT`] topics: whoever asks for what is not there shall not keep others waiting.
+    pub(crate) fn matching(&self, filter: &str, after: Option<&str>, count: usize, now_ms: u64) -> Piece {
         let prefix = literal_prefix(filter);
         let from = match after {
             Some(topic) => Bound::Excluded(topic),
             None => Bound::Included(prefix),
         };
-        self.by_topic
-            .range::<str, _>((from, Bound::Unbounded))
-            .take_while(|(topic, _)| topic.starts_with(prefix))
-            .filter(|(topic, message)| matches(filter, topic) && message.expiry_left(now_ms).is_ok())
-            .map(|(_, message)| message.clone())
-            .take(count)
-            .collect()
+        let mut messages = Vec::new();
+        let topics = self.by_topic.range::<str, _>((from, Bound::Unbounded));
+        for (looked_at, (topic, message)) in
+            topics.take_while(|(topic, _)| topic.starts_with(prefix)).enumerate()
+        {
+            if matches(filter, topic) && message.expiry_left(now_ms).is_ok() {
+                messages.push(message.clone());
+            }
+            if messages.len() >= count || looked_at + 1 >= LOOKED_AT {
+                return Piece { messages, after: Some(topic.to_string()) };
+            }
+        }
+        Piece { messages, after: None }
     }
 
     /// Drops what has expired.

@@ -129,7 +129,16 @@ impl ServiceSubscriber {
     fn fetch_retained(&mut self) {
         let mut known: Vec<Carried> = Vec::new();
         for filter in &self.filters {
-            known.extend(lock(&self.gate.retained).matching(filter, None, usize::MAX, self.gate.now_ms()));
+            let mut after = None::<String>;
+            loop {
+                let now_ms = self.gate.now_ms();
+                let piece = lock(&self.gate.retained).matching(filter, after.as_deref(), usize::MAX, now_ms);
+                known.extend(piece.messages);
+                after = piece.after;
+                if after.is_none() {
+                    break;
+                }
+            }
         }
         known.sort_by(|a, b| a.topic().cmp(b.topic()));
         known.dedup_by(|a, b| a.topic() == b.topic());

@@ -268,10 +268,12 @@ async fn take_place(
     };
     if let Some((other, times)) = claim.conflict {
         gate.counters.identity_conflicts.one();
-        tracing::warn!(
-            client = %place.key, client_id = ?place.client_id, %peer, %other, times,
-            "connections of one client replace each other again and again: are there two with the same identity?"
-        );
+        if let Some(left_out) = gate.may_log_conflict() {
+            tracing::warn!(
+                client = %place.key, client_id = ?place.client_id, %peer, %other, times, left_out,
+                "connections of one client replace each other again and again: are there two with the same identity?"
+            );
+        }
     }
     if let Some(previous) = claim.previous {
         gate.counters.takeovers.one();

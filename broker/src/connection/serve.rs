@@ -27,6 +27,8 @@ use crate::session::{RetainedJob, Session, SubscribeAnswer, SubscribeFailed, Sub
 const OUT_BYTES: usize = 64 * 1024;
 /// Packets that are handled before others have their turn: a buffer holds thousands of the smallest.
 const PACKETS_A_TURN: usize = 256;
+/// Looks into the retained messages before others have their turn.
+const SEARCHES_A_TURN: usize = 8;
 /// Retained messages that are fetched at once.
 const RETAINED_CHUNK: usize = 64;
 
@@ -176,7 +178,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             let Some((header, body)) = self.wire.packet(self.gate.limits.packet_bytes)? else { break };
             match packet::decode(self.terms.version, header, &body)? {
                 Packet::Subscribe(subscribe) => self.subscribe(subscribe).await?,
-                packet => self.handle(packet)?,
+                packet => {
+                    if let Packet::Unsubscribe { filters, .. } = &packet {
+                        left = left.saturating_sub(filters.len());
+                    }
+                    self.handle(packet)?;
+                }
             }
         }
         self.gate.router.caught_up(self.terms.lane).await;
@@ -389,25 +396,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             encode::suback(&mut self.wire.out, self.terms.version, answer.packet_id, &answer.granted);
         }
         let mut more = false;
+        let mut searches = 0;
         loop {
-            if self.wire.out.len() > OUT_BYTES {
+            if self.wire.out.len() > OUT_BYTES || searches >= SEARCHES_A_TURN {
                 more = true;
                 break;
             }
             if inner.state.wants_retained()
                 && let Some(mut job) = inner.retained_jobs.pop_front()
             {
-                let messages = lock(&self.gate.retained).matching(
-                    &job.filter,
-                    job.after.as_deref(),
-                    RETAINED_CHUNK,
-                    now_ms,
-                );
-                for message in &messages {
+                let after = job.after.as_deref();
+                let piece = lock(&self.gate.retained).matching(&job.filter, after, RETAINED_CHUNK, now_ms);
+                searches += 1;
+                for message in &piece.messages {
                     inner.state.offer_retained(message, job.qos);
                 }
-                if messages.len() == RETAINED_CHUNK {
-                    job.after = messages.last().map(|message| message.topic().to_owned());
+                if piece.after.is_some() {
+                    job.after = piece.after;
                     inner.retained_jobs.push_front(job);
                 }
             }

@@ -32,9 +32,10 @@ proptest! {
         let (mut got, mut after) = (Vec::new(), None::<String>);
         loop {
             let piece = store.matching(filter, after.as_deref(), chunk, 0);
-            got.extend(piece.iter().map(|m| (m.topic().to_owned(), String::from_utf8(m.payload().to_vec()).unwrap())));
-            after = got.last().map(|(topic, _)| topic.clone());
-            if piece.len() < chunk { break; }
+            prop_assert!(piece.messages.len() <= chunk);
+            got.extend(piece.messages.iter().map(|m| (m.topic().to_owned(), String::from_utf8(m.payload().to_vec()).unwrap())));
+            after = piece.after;
+            if after.is_none() { break; }
         }
         prop_assert_eq!(got, expected);
     }
@@ -59,8 +60,28 @@ fn a_full_store_takes_no_new_topic_and_no_more_bytes() {
 fn an_expired_message_is_neither_delivered_nor_kept() {
     let mut store = Retained::new(10, 1 << 20);
     store.store(&message("a", "1", Some(5)));
-    assert_eq!(store.matching("#", None, 10, 4_999).len(), 1);
-    assert_eq!(store.matching("#", None, 10, 5_000).len(), 0);
+    assert_eq!(store.matching("#", None, 10, 4_999).messages.len(), 1);
+    assert_eq!(store.matching("#", None, 10, 5_000).messages.len(), 0);
     store.expire(5_000);
     assert_eq!((store.len(), store.bytes()), (0, 0));
+}
+
+#[test]
+fn a_search_for_what_is_not_there_ends_after_some_topics_and_goes_on_where_it_was() {
+    let mut store = Retained::new(10_000, 1 << 20);
+    for number in 0..2_000 {
+        store.store(&message(&format!("a/{number:04}"), "1", None));
+    }
+    store.store(&message("a/9999/wanted", "1", None));
+    let (mut after, mut pieces, mut found) = (None::<String>, 0, 0);
+    loop {
+        let piece = store.matching("a/+/wanted", after.as_deref(), 64, 0);
+        found += piece.messages.len();
+        pieces += 1;
+        after = piece.after;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((pieces, found), (2_001 / LOOKED_AT + 1, 1));
 }

@@ -4,12 +4,13 @@
 //! the pump, which brings messages from the router; and publishers, which hand a device its messages directly. A device's
 //! session has no link.
 
+mod index;
 pub(crate) mod pump;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
@@ -234,9 +235,11 @@ impl Session {
     /// Removes filters; tells for each whether it was there.
     pub(crate) fn unsubscribe(&self, filters: &[&str]) -> Result<Vec<bool>, RouterGone> {
         let mut inner = self.lock();
-        let mut known = Vec::with_capacity(filters.len());
-        for filter in filters {
-            known.push(inner.state.unsubscribe(filter));
+        // A packet may name many more than there can be.
+        let mut there: HashSet<&str> = inner.state.filters().collect();
+        let known: Vec<bool> = filters.iter().map(|filter| there.remove(*filter)).collect();
+        for (filter, _) in filters.iter().zip(&known).filter(|(_, known)| **known) {
+            inner.state.unsubscribe(filter);
             inner.retained_jobs.retain(|job| job.filter != *filter);
         }
         inner.settle_kinds()?;

@@ -5,12 +5,16 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::index::Index;
 use crate::channel::{Kinds, Scope};
 use crate::filter::matches;
 use crate::message::Message;
 
 /// What a queued message costs beside its bytes.
 const ENTRY_BYTES: usize = 64;
+
+/// So many filters are compared one by one; for more there is an index.
+const FEW_SUBSCRIPTIONS: usize = 8;
 
 /// One subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +99,8 @@ pub(crate) struct SessionState {
     keeps: bool,
     limit_bytes: usize,
     subscriptions: Vec<Subscription>,
+    /// Over the subscriptions as they are, if they are many and a message came since they changed.
+    index: Option<Index>,
     queue: VecDeque<Waiting>,
     queued_bytes: usize,
     inflight: VecDeque<Inflight>,
@@ -110,6 +116,7 @@ impl SessionState {
             keeps,
             limit_bytes,
             subscriptions: Vec::new(),
+            index: None,
             queue: VecDeque::new(),
             queued_bytes: 0,
             inflight: VecDeque::new(),
@@ -132,6 +139,7 @@ impl SessionState {
             }
             None => {
                 self.subscriptions.push(subscription);
+                self.index = None;
                 true
             }
         }
@@ -141,11 +149,17 @@ impl SessionState {
     pub(crate) fn unsubscribe(&mut self, filter: &str) -> bool {
         let before = self.subscriptions.len();
         self.subscriptions.retain(|known| known.filter != filter);
+        self.index = None;
         self.subscriptions.len() < before
     }
 
     pub(crate) fn subscription(&self, filter: &str) -> Option<&Subscription> {
         self.subscriptions.iter().find(|known| known.filter == filter)
+    }
+
+    /// The filters, each once.
+    pub(crate) fn filters(&self) -> impl Iterator<Item = &str> {
+        self.subscriptions.iter().map(|subscription| subscription.filter.as_str())
     }
 
     pub(crate) fn subscription_count(&self) -> usize {
@@ -159,19 +173,26 @@ impl SessionState {
 
     /// QoS and retain flag with which a message is to be delivered, `None` if it is not for this client. Several
     /// matching subscriptions give one delivery, with the best QoS among them.
-    fn grant(&self, message: &Message) -> Option<(u8, bool)> {
+    fn grant(&mut self, message: &Message) -> Option<(u8, bool)> {
         let mut granted: Option<(u8, bool)> = None;
-        for subscription in &self.subscriptions {
-            if (subscription.no_local && message.origin() == self.id)
-                || !matches(&subscription.filter, message.topic())
-            {
-                continue;
+        let subscriptions = &self.subscriptions;
+        let own = message.origin() == self.id;
+        let mut add = |subscription: &Subscription| {
+            if !(subscription.no_local && own) {
+                let (qos, retain) = granted.unwrap_or((0, false));
+                granted = Some((
+                    qos.max(subscription.qos.min(message.qos())),
+                    retain || (subscription.retain_as_published && message.retain()),
+                ));
             }
-            let (qos, retain) = granted.unwrap_or((0, false));
-            granted = Some((
-                qos.max(subscription.qos.min(message.qos())),
-                retain || (subscription.retain_as_published && message.retain()),
-            ));
+        };
+        let topic = message.topic();
+        if subscriptions.len() <= FEW_SUBSCRIPTIONS {
+            subscriptions.iter().filter(|known| matches(&known.filter, topic)).for_each(add);
+        } else {
+            let filters = || subscriptions.iter().map(|known| known.filter.as_str());
+            let index = self.index.get_or_insert_with(|| Index::of(filters()));
+            index.matching(topic, |position| add(&subscriptions[position]));
         }
         granted
     }
@@ -324,6 +345,7 @@ impl SessionState {
     /// it may no longer see is dropped. `allowed` tells whether it may subscribe to a filter, or to a topic.
     pub(crate) fn resume(&mut self, allowed: impl Fn(&str) -> bool) {
         self.subscriptions.retain(|subscription| allowed(&subscription.filter));
+        self.index = None;
         let subscriptions = std::mem::take(&mut self.subscriptions);
         let visible = |waiting: &Waiting| {
             let topic = waiting.message.topic();

@@ -12,5 +12,8 @@ mod support;
 mod after_login;
 mod before_login;
 mod crowd;
+mod retained;
+mod sessions;
+mod subscribers;
 mod target;
 mod witness;

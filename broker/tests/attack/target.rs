@@ -15,6 +15,14 @@ use crate::support::until;
 /// Devices `bot-1` and up of `acme`, beside those of the other tests.
 pub(crate) const BOTS: usize = 120;
 
+/// People of `acme` beside those of the other tests, viewers all of them.
+pub(crate) const PALS: usize = 12;
+
+/// The name of one of them.
+pub(crate) fn pal(number: usize) -> String {
+    format!("pal-{number}")
+}
+
 pub(crate) const MIB: u64 = 1024 * 1024;
 
 /// What the process holds at one moment.
@@ -69,6 +77,14 @@ impl Target {
             writeln!(
                 accounts,
                 "[[device]]\norg = \"acme\"\nid = \"bot-{number}\"\ntoken_sha256 = \"{hash}\""
+            )
+            .unwrap();
+        }
+        for name in (0..PALS).map(pal) {
+            let hash = Sha256Hash::of(format!("{name}-secret").as_bytes());
+            writeln!(
+                accounts,
+                "[[person]]\norg = \"acme\"\nuser = \"{name}\"\nrole = \"viewer\"\napi_key_sha256 = \"{hash}\""
             )
             .unwrap();
         }

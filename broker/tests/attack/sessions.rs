@@ -1,0 +1,170 @@
+//! Attackers with an account who connect again and again, and leave things behind.
+
+use std::time::{Duration, Instant};
+
+use crate::support::broker::{device, person, service, up};
+use crate::support::*;
+use crate::target::{MIB, PALS, Target, pal};
+use crate::witness::Witness;
+
+const STORM: Duration = Duration::from_secs(2);
+
+/// Each of so many threads does `once` with its number and a count, until the time is over.
+fn storm(threads: usize, once: impl Fn(usize, usize) + Sync) {
+    let end = Instant::now() + STORM;
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let once = &once;
+            scope.spawn(move || {
+                let mut count = 0;
+                while Instant::now() < end {
+                    once(thread, count);
+                    count += 1;
+                }
+                eprintln!("{count} times");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_storm_of_takeovers_of_one_client_leaves_one_connection_and_hinders_nobody() {
+    for connect in [device(Version::V311, "bot-1"), person(Version::V5, "vera").persistent()] {
+        let target = Target::start();
+        let witness = Witness::start(&target);
+        let before = target.usage();
+        storm(12, |_, _| {
+            let mut client = Client::silent(target.address, connect.version);
+            client.try_send(connect.encode());
+            // Some read the answer, some leave before, as it comes.
+            let _ = client.wait(Duration::from_millis(2));
+        });
+        target.assert_grew_less_than(&before, 20 * MIB);
+        assert!(target.log().lines().count() < 100, "the log is flooded");
+        Client::connect(target.address, &connect).ping();
+        target.assert_gives_back(&before);
+        witness.finish();
+    }
+}
+
+#[test]
+fn clients_that_take_over_and_do_not_leave_cost_one_descriptor_each_for_half_a_second_at_most() {
+    let target = Target::start();
+    let witness = Witness::start(&target);
+    let before = target.usage();
+    let connect = person(Version::V5, "vera");
+    let mut kept = Vec::new();
+    let end = Instant::now() + STORM;
+    let mut most = 0;
+    while Instant::now() < end && kept.len() < 5_000 {
+        let mut client = Client::silent(target.address, connect.version);
+        client.try_send(connect.encode());
+        kept.push(client);
+        if kept.len().is_multiple_of(50) {
+            most = most.max(target.usage().descriptors);
+        }
+    }
+    eprintln!("{} connections, {most} descriptors", kept.len());
+    assert!(kept.len() > 500);
+    assert!(most < before.descriptors + 700, "{most} descriptors");
+    target.until_descriptors("one is left", |now| now <= before.descriptors + 1);
+    drop(kept);
+    target.assert_grew_less_than(&before, 20 * MIB);
+    target.assert_gives_back(&before);
+    witness.finish();
+}
+
+#[test]
+fn ever_new_client_ids_with_sessions_that_wait_keep_sixteen_and_the_oldest_make_room() {
+    let target = Target::start();
+    let witness = Witness::start(&target);
+    let before = target.usage();
+    let filters = ["view/+", "device/+/birth", "device/+/presence", "view/x"]
+        .map(|tail| format!("fleet/v1/acme/{tail}"));
+    let filters = filters.each_ref().map(String::as_str);
+    let id = |thread: usize, count: usize| format!("{}-{thread}-{count}", "long".repeat(50));
+    storm(4, |thread, count| {
+        let connect =
+            Connect { client_id: id(thread, count), ..person(BOTH[thread % 2], "vera").persistent() };
+        Client::connect(target.address, &connect).subscribe(&filters, 1);
+    });
+    target.assert_grew_less_than(&before, 30 * MIB);
+    target.assert_gives_back(&before);
+    let present = |thread| {
+        let attempt = |count| {
+            let connect =
+                Connect { client_id: id(thread, count), ..person(BOTH[thread % 2], "vera").persistent() };
+            Client::attempt(target.address, &connect).2
+        };
+        (0..20).filter(|count| attempt(*count)).count()
+    };
+    assert_eq!(present(0), 0, "the first ones are gone");
+    witness.finish();
+}
+
+#[test]
+fn sessions_of_many_accounts_that_fill_all_places_make_room_for_who_comes_next() {
+    let target = Target::with("sessions = 60");
+    let witness = Witness::start(&target);
+    // Sixteen of each wait: more than there are places.
+    storm(4, |thread, count| {
+        let name = pal((thread + count) % PALS);
+        let connect = Connect::new(Version::V5, &format!("waits-{thread}-{count}"))
+            .login(&format!("acme/{name}"), &format!("{name}-secret"))
+            .persistent();
+        let (mut client, code, _) = Client::attempt(target.address, &connect);
+        assert_eq!(code, 0);
+        client.subscribe(&["fleet/v1/acme/view/+"], 1);
+    });
+    let mut newcomer = Client::connect(target.address, &person(Version::V5, "ada"));
+    assert_eq!(newcomer.subscribe(&["fleet/v1/acme/view/+"], 1), [1]);
+    // Whose session waited alone still has it.
+    witness.finish();
+}
+
+#[test]
+fn ever_new_client_ids_with_large_delayed_wills_keep_as_many_as_sessions_wait() {
+    let target = Target::start();
+    let witness = Witness::start(&target);
+    let before = target.usage();
+    let mut will = Will::new("fleet/v1/acme/operator/otto/command", &"w".repeat(50_000));
+    will.properties = property::will_delay(3_600);
+    storm(4, |thread, count| {
+        let connect = Connect {
+            client_id: format!("dies-{thread}-{count}"),
+            ..person(Version::V5, "otto").persistent().will(will.clone())
+        };
+        // Without a goodbye.
+        drop(Client::connect(target.address, &connect));
+    });
+    target.assert_grew_less_than(&before, 30 * MIB);
+    target.assert_gives_back(&before);
+    witness.finish();
+}
+
+#[test]
+fn queues_of_absent_clients_are_full_at_their_limit_and_what_comes_then_is_dropped() {
+    let target = Target::start();
+    let witness = Witness::start(&target);
+    for session in 0..16 {
+        let connect = Connect {
+            client_id: format!("away-{session}"),
+            ..person(BOTH[session % 2], "vera").persistent()
+        };
+        let mut reader = Client::connect(target.address, &connect);
+        assert_eq!(reader.subscribe(&[&format!("fleet/v1/acme/view/{session}")], 1), [1]);
+        reader.disconnect();
+    }
+    let mut publisher = Client::connect(target.address, &service(Version::V5));
+    let before = target.usage();
+    // Ten times what each may keep, and each gets its own.
+    for number in 0..16 * 1_000 {
+        let topic = format!("fleet/v1/acme/view/{}", number % 16);
+        publisher.send(Publish::new(topic, [0; 10_000]).qos(1, 1).encode(Version::V5));
+        if number % 100 == 99 {
+            (0..100).for_each(|_| assert!(matches!(publisher.receive(), Received::PubAck { code: 0, .. })));
+        }
+    }
+    target.assert_grew_less_than(&before, 16 * 2 * MIB + 20 * MIB);
+    witness.finish();
+}
