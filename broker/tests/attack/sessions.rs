@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::broker::{device, person, service, up};
+use crate::support::broker::{device, person, service};
 use crate::support::*;
 use crate::target::{MIB, PALS, Target, pal};
 use crate::witness::Witness;
