@@ -19,6 +19,7 @@ pub mod outbox;
 pub mod record;
 pub mod run;
 pub mod service_manager;
+pub mod spool_file;
 pub mod state;
 pub mod status;
 mod systemctl;

@@ -2,29 +2,38 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
-use tempfile::TempDir;
-
 use crate::Server;
-use crate::process::{self, Process, Signal, program, wait_for};
+use crate::process::{self, Folder, Process, Signal, program, wait_for};
+use rusqlite::{Connection, OpenFlags};
 
 /// An agent that can be stopped, killed and started again on the same state.
 pub struct Agent {
     device: String,
     settings: BTreeMap<String, String>,
     process: Option<Process>,
+    log: PathBuf,
     /// Last, so that the log is still there when a failing test prints it.
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl Agent {
     /// Enrols `device` at `server`, as an installer would; does not start it.
     pub fn enroll(server: &Server, device: &str) -> Self {
-        let agent = Self::unenrolled(device);
+        Self::unenrolled(device).enrolled(server)
+    }
+
+    /// As [`Self::enroll`], with its files in `folder` and its log in `log`, both outlive it.
+    pub fn enroll_in(server: &Server, device: &str, folder: &Path, log: &Path) -> Self {
+        Self::new(device, Folder::at(folder), log.to_owned()).enrolled(server)
+    }
+
+    fn enrolled(self, server: &Server) -> Self {
+        let agent = self;
+        let device = &agent.device;
         let output = agent
             .run(&["enroll", &server.url(), "--key", "-", "--device-id", device], &server.enrollment_key());
         assert!(output.status.success(), "enrol: {}", String::from_utf8_lossy(&output.stderr));
@@ -33,10 +42,16 @@ impl Agent {
 
     /// An agent with an empty config file.
     pub fn unenrolled(device: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        let folder = Folder::temporary();
+        let log = folder.path().join("agent.log");
+        Self::new(device, folder, log)
+    }
+
+    fn new(device: &str, folder: Folder, log: PathBuf) -> Self {
         std::fs::create_dir(folder.path().join("state")).expect("a folder in our own");
         std::fs::create_dir(folder.path().join("run")).expect("a folder in our own");
-        let agent = Self { folder, device: device.to_owned(), settings: BTreeMap::new(), process: None };
+        let settings = BTreeMap::new();
+        let agent = Self { folder, log, device: device.to_owned(), settings, process: None };
         agent.write_config("# an agent under test\n");
         agent
     }
@@ -67,7 +82,7 @@ impl Agent {
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "the agent still runs");
         let mut command = self.command(&["run"]);
-        self.process = Some(Process::start(&mut command, &self.folder.path().join("agent.log")));
+        self.process = Some(Process::start(&mut command, &self.log));
     }
 
     /// The agent's program with this agent's files.
@@ -121,7 +136,7 @@ impl Agent {
 
     /// What the agent has logged so far.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("agent.log")).unwrap_or_default()
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// What `status --json` says, if the agent runs.

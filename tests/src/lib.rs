@@ -3,9 +3,11 @@
 
 mod agent;
 mod api;
+pub mod chaos;
 mod machine;
 mod mosquitto;
 mod process;
+mod proxy;
 mod server;
 mod watcher;
 
@@ -14,5 +16,6 @@ pub use api::Api;
 pub use machine::Machine;
 pub use mosquitto::{Person, Results};
 pub use process::{Signal, free_port, program, wait_for};
+pub use proxy::{Direction, Flow, Proxy};
 pub use server::{ADMIN_EMAIL, ADMIN_PASSWORD, Server};
 pub use watcher::{Seen, Watcher};

@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tempfile::TempDir;
-
 use crate::Agent;
+use crate::process::Folder;
 
 /// What stands in for systemd: it keeps each unit's invocation in a file, and notes what it was made to do.
 const SYSTEMCTL: &str = r#"#!/bin/sh
@@ -61,7 +60,7 @@ esac
 
 /// A machine with an application that can be told what to say.
 pub struct Machine {
-    folder: TempDir,
+    folder: Folder,
     app: Arc<Mutex<String>>,
     app_url: String,
     boots: Mutex<u32>,
@@ -70,7 +69,15 @@ pub struct Machine {
 impl Machine {
     /// A machine whose application is idle.
     pub fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::at(Folder::temporary())
+    }
+
+    /// As [`Self::new`], with its files in `folder`, which outlives it.
+    pub fn new_in(folder: &Path) -> Self {
+        Self::at(Folder::at(folder))
+    }
+
+    fn at(folder: Folder) -> Self {
         for name in ["bin", "units", "scripts"] {
             fs::create_dir(folder.path().join(name)).expect("a folder in our own");
         }

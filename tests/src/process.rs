@@ -17,11 +17,12 @@ pub use nix::sys::signal::Signal;
 /// # Panics
 /// It has not been built.
 pub fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a running test has a path");
-    let folder = test.ancestors().nth(2).expect("tests are in target/<profile>/deps");
-    let path = folder.join(name);
-    assert!(path.exists(), "{} is missing: run `cargo build --workspace` first", path.display());
-    path
+    let ours = std::env::current_exe().expect("a running program has a path");
+    // Tests are in target/<profile>/deps, programs in target/<profile>.
+    let mut places = ours.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    places.find(|path| path.exists()).unwrap_or_else(|| {
+        panic!("{name} is missing beside {}: run `cargo build --workspace` first", ours.display())
+    })
 }
 
 /// A port that nobody listens on. It stays the same over restarts, which port 0 would not.
@@ -57,6 +58,30 @@ pub(crate) fn run(command: &mut Command, input: &str) -> Output {
     // A command that does not read its input may have ended already.
     let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
     child.wait_with_output().expect("our own child")
+}
+
+/// A folder of a test: a temporary one that goes with its handle, or one that somebody else looks after.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Folder {
+    pub(crate) fn temporary() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self { path: folder.path().to_owned(), _temporary: Some(folder) }
+    }
+
+    /// Makes the folder, if it is not there.
+    pub(crate) fn at(path: &Path) -> Self {
+        std::fs::create_dir_all(path).expect("a folder of the test's");
+        Self { path: path.to_owned(), _temporary: None }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// A running program whose output goes to a file.

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
 use std::time::Duration;
 
-use tempfile::TempDir;
-
-use crate::process::{self, Process, Signal, free_port, program, wait_for};
+use crate::process::{self, Folder, Process, Signal, free_port, program, wait_for};
 use crate::{Api, Watcher};
 
 /// The administrator that the first start makes.
@@ -21,8 +19,9 @@ pub struct Server {
     mqtt_port: u16,
     settings: BTreeMap<String, String>,
     process: Option<Process>,
+    log: PathBuf,
     /// Last, so that the log is still there when a failing test prints it.
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl Server {
@@ -33,8 +32,20 @@ impl Server {
 
     /// As [`Self::start`], with more environment variables.
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
+        let folder = Folder::temporary();
+        let log = folder.path().join("fleetd.log");
+        Self::start_at(folder, log, settings)
+    }
+
+    /// As [`Self::start_with`], with its files in `folder` and its log in `log`, both outlive it.
+    pub fn start_in(folder: &Path, log: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::start_at(Folder::at(folder), log.to_owned(), settings)
+    }
+
+    fn start_at(folder: Folder, log: PathBuf, settings: &[(&str, &str)]) -> Self {
         let mut server = Self {
-            folder: tempfile::tempdir().expect("a temporary folder"),
+            folder,
+            log,
             http_port: free_port(),
             mqtt_port: free_port(),
             settings: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
@@ -73,7 +84,7 @@ impl Server {
     pub fn launch(&mut self) {
         assert!(self.process.is_none(), "the server still runs");
         let mut command = self.command(&["serve"]);
-        self.process = Some(Process::start(&mut command, &self.folder.path().join("fleetd.log")));
+        self.process = Some(Process::start(&mut command, &self.log));
     }
 
     /// `fleetd` with this server's folder and addresses, ready to run beside it.
@@ -129,7 +140,7 @@ impl Server {
 
     /// What the server has logged so far.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("fleetd.log")).unwrap_or_default()
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// The HTTP API as the administrator.
@@ -145,6 +156,11 @@ impl Server {
     /// Ends it as a power cut does; it may have ended by itself.
     pub fn kill(&mut self) {
         self.process.take().expect("a started server").kill_hard();
+    }
+
+    /// Sends a signal, to freeze it for example.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("a running server").signal(signal);
     }
 
     /// Asks it to end, and waits.

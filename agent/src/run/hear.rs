@@ -7,6 +7,7 @@ use protocol::message::{Ack, ServerStatus};
 use protocol::topic::{Downlink, Topic};
 
 use super::agent::{Agent, random};
+use crate::spool_file;
 
 /// The whole fleet hears at the same moment that a server is back.
 const SERVER_BACK_SPREAD_MS: u64 = 5_000;
@@ -37,6 +38,7 @@ impl Agent {
             return;
         }
         let opened = store.uplink.acknowledged(&ack.ranges, now);
+        spool_file::acknowledged(store.state_id, store.uplink.outbox().committed());
         let waiting = store.uplink.outbox().depth();
         self.reporter.last_ack_at_ms = Some(self.kernel.wall_ms());
         self.reporter.touch();

@@ -6,6 +6,7 @@ use protocol::message::{Desired, Reported};
 use super::{State, StateError, write_change};
 use crate::failpoint;
 use crate::outbox::Change;
+use crate::spool_file;
 
 /// What is kept.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -54,6 +55,7 @@ impl State {
             transaction.execute(update, (version, &desired, &reported))?;
             write_change(transaction, change)
         })?;
+        spool_file::committed(self.state_id, change);
         failpoint::reached(failpoint::DESIRED_AFTER_COMMIT);
         Ok(())
     }

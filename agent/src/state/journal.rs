@@ -14,6 +14,7 @@ use super::{State, StateError, journal_high, write_change};
 use crate::command::{Entry, Moment, Write};
 use crate::failpoint::{self, Journalled};
 use crate::outbox::Change;
+use crate::spool_file;
 
 /// Entries kept at least, and at most whatever their time: the clock may be wrong in both directions.
 const ALWAYS_KEPT: u64 = 1_000;
@@ -74,6 +75,7 @@ impl State {
             write_change(transaction, change)?;
             Ok(number)
         })?;
+        spool_file::committed(self.state_id, change);
         failpoint::reached(names.after);
         if write.must_not_be_forgotten() {
             journal_high::write(&self.dir, number)?;
@@ -90,7 +92,9 @@ impl State {
             let update = "UPDATE journal SET record_seq = ?1 WHERE command_id = ?2";
             transaction.execute(update, (record_seq, id.as_str()))?;
             write_change(transaction, change)
-        })
+        })?;
+        spool_file::committed(self.state_id, change);
+        Ok(())
     }
 
     /// A command, if it is in the journal.

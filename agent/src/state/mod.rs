@@ -42,6 +42,7 @@ pub use worker::StateThread;
 
 use crate::outbox::{Change, Kind, Loaded, Row};
 use crate::record;
+use crate::spool_file;
 
 /// The open state database. One thread uses it.
 #[derive(Debug)]
@@ -107,7 +108,9 @@ impl State {
     /// # Errors
     /// Nothing was changed.
     pub fn commit(&mut self, change: &Change) -> Result<(), StateError> {
-        self.transaction("store records", |transaction| write_change(transaction, change))
+        self.transaction("store records", |transaction| write_change(transaction, change))?;
+        spool_file::committed(self.state_id, change);
+        Ok(())
     }
 
     /// The last connection number that was taken; 0 if none was.
@@ -162,6 +165,7 @@ impl State {
     /// Nothing was changed.
     pub fn renew(&mut self, take_over: &[u64]) -> Result<StateId, StateError> {
         let id = open::new_state_id()?;
+        spool_file::renewing(self.state_id);
         self.transaction("give the state a new identity", |transaction| {
             let mut next = 1u64;
             let mut kept_to = 0u64;
@@ -181,7 +185,17 @@ impl State {
             Ok(())
         })?;
         self.state_id = id;
+        self.tell_spool_file()?;
         Ok(id)
+    }
+
+    /// For tests: what is in the outbox; see [`spool_file`].
+    fn tell_spool_file(&self) -> Result<(), StateError> {
+        if spool_file::is_on() {
+            let seqs: Vec<u64> = self.load()?.records.iter().map(|record| record.0).collect();
+            spool_file::opened(self.state_id, &self.rows(&seqs)?);
+        }
+        Ok(())
     }
 
     fn transaction<T>(

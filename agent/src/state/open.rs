@@ -73,7 +73,9 @@ impl State {
         let state_id = StateId(id.try_into().map_err(|_| {
             StateError::damaged(&path, Damage::Inconsistent("its state id does not have 8 bytes"))
         })?);
-        Ok(Opened { state: State { connection, state_id, dir: dir.to_owned(), path }, set_aside })
+        let state = State { connection, state_id, dir: dir.to_owned(), path };
+        state.tell_spool_file()?;
+        Ok(Opened { state, set_aside })
     }
 }
 
