@@ -69,6 +69,14 @@ deny: ## licences, bans and sources of every dependency
 advisories: ## known vulnerabilities; needs the advisory database from the network
 	cargo deny check advisories
 
+ROUNDS ?= 300
+AGENTS ?= 10
+CHAPTER ?= 30
+.PHONY: chaos
+chaos: setup ## kills, cuts, full disks, torn states, restores; then a checker: ROUNDS=300 AGENTS=10 SEED=n CHAPTER=30
+	cargo build --locked --workspace --bins
+	@$${CARGO_TARGET_DIR:-target}/debug/chaos --rounds $(ROUNDS) --agents $(AGENTS) --chapter $(CHAPTER) $(if $(SEED),--seed $(SEED))
+
 FUZZ_SECONDS ?= 30
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZ_SECONDS (30); needs a nightly toolchain and cargo-fuzz

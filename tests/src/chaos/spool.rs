@@ -42,6 +42,9 @@ pub enum Fate {
     TakenAway,
 }
 
+/// A record of a state that was opened: number, kind, body.
+type Found = (u64, Kind, Vec<u8>);
+
 /// The history of one device.
 #[derive(Debug, Default)]
 pub struct Spool {
@@ -67,7 +70,7 @@ impl Spool {
     #[must_use]
     pub fn read(text: &str) -> Self {
         let mut spool = Self::default();
-        let mut opening: Option<(String, Vec<(u64, Kind, Vec<u8>)>)> = None;
+        let mut opening: Option<(String, Vec<Found>)> = None;
         for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
             let words: Vec<&str> = line.split_whitespace().collect();
             if let (Some("H"), Some((_, found)), Some(record)) =
@@ -154,7 +157,7 @@ impl Spool {
         }
     }
 
-    fn opened(&mut self, state: String, found: Vec<(u64, Kind, Vec<u8>)>) {
+    fn opened(&mut self, state: String, found: Vec<Found>) {
         let same = self.state.as_ref().is_none_or(|before| *before == state);
         let before = std::mem::take(&mut self.held);
         let bodies: Vec<&Vec<u8>> = found.iter().map(|(_, _, body)| body).collect();
@@ -196,7 +199,7 @@ impl Spool {
     }
 }
 
-fn parse(words: &[&str]) -> Option<(u64, Kind, Vec<u8>)> {
+fn parse(words: &[&str]) -> Option<Found> {
     let [_, _, seq, kind, body] = words else { return None };
     let digits = body.as_bytes();
     if !digits.len().is_multiple_of(2) {
