@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::crowd::{address, connect_from, flood, is_closed_within};
 use crate::support::broker::{device, person, service, up};
@@ -270,4 +270,34 @@ fn devices_that_flood_are_read_at_their_rate() {
     };
     let bots: Vec<_> = (1..=BOTS).take(40).map(|n| device(Version::V311, &format!("bot-{n}"))).collect();
     flooded(&bots, publish, true, 80 * MIB);
+}
+
+#[test]
+fn an_unsubscribe_of_a_hundred_thousand_filters_is_answered_and_delays_nobody() {
+    let target = Target::start();
+    let witness = Witness::start(&target);
+    let before = target.usage();
+    let end = Instant::now() + FLOOD;
+    std::thread::scope(|threads| {
+        for number in 0..4 {
+            let target = &target;
+            threads.spawn(move || {
+                let version = version_of(number);
+                let connect = Connect { client_id: format!("leaves-{number}"), ..person(version, "vera") };
+                let mut client = Client::connect(target.address, &connect);
+                let there: Vec<String> =
+                    (0..200).map(|n| format!("fleet/v1/acme/view/{}", n + 1_000)).collect();
+                let there: Vec<&str> = there.iter().map(String::as_str).collect();
+                client.subscribe(&there, 1);
+                let many = unsubscribe(version, 7, &["x"; 100_000]);
+                while Instant::now() < end {
+                    client.send(&many);
+                    assert!(matches!(client.receive(), Received::UnsubAck { id: 7, .. }));
+                }
+            });
+        }
+    });
+    target.assert_grew_less_than(&before, 30 * MIB);
+    target.assert_gives_back(&before);
+    witness.finish();
 }

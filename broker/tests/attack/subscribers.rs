@@ -139,3 +139,53 @@ fn filters_that_search_a_large_store_for_nothing_again_and_again_slow_nobody() {
     drop(publisher);
     witness.finish();
 }
+
+#[test]
+fn a_service_that_never_reads_slows_nobody() {
+    let target = Target::start();
+    let witness = Witness::start(&target);
+    let before = target.usage();
+    let mut hostile: Vec<Client> = (0..3)
+        .map(|n| {
+            let connect = Connect { client_id: format!("thief-{n}"), ..service(BOTH[n % 2]) };
+            Client::connect(target.address, &connect)
+        })
+        .collect();
+    for thief in &mut hostile {
+        setsockopt(thief.stream(), sockopt::RcvBuf, &8_192).unwrap();
+        assert_eq!(thief.subscribe(&["#"], 1), [1]);
+    }
+    hundred_devices(&target, 8_000);
+    target.assert_grew_less_than(&before, 60 * MIB);
+    drop(hostile);
+    target.assert_gives_back(&before);
+    witness.finish();
+}
+
+#[test]
+fn a_device_that_never_reads_what_is_for_it_is_ended_and_its_queue_with_it() {
+    let target = Target::start();
+    let witness = Witness::start(&target);
+    let before = target.usage();
+    let bots: Vec<Client> = (1..=20)
+        .map(|n| {
+            let name = format!("bot-{n}");
+            let mut bot = Client::connect(target.address, &device(BOTH[n % 2], &name));
+            setsockopt(bot.stream(), sockopt::RcvBuf, &8_192).unwrap();
+            assert_eq!(bot.subscribe(&[&up(&name, "command")], 1), [1]);
+            bot
+        })
+        .collect();
+    let mut server = Client::connect(target.address, &service(Version::V5));
+    for number in 0..20 * 500 {
+        let topic = up(&format!("bot-{}", number % 20 + 1), "command");
+        server.send(Publish::new(topic, [0; 20_000]).encode(Version::V5));
+    }
+    server.ping();
+    // Each holds its queue and no more; whoever has not taken it is gone.
+    target.assert_grew_less_than(&before, 40 * MIB);
+    target.until_descriptors("they are ended", |now| now <= before.descriptors + 1);
+    drop((bots, server));
+    target.assert_gives_back(&before);
+    witness.finish();
+}

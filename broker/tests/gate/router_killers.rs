@@ -92,10 +92,12 @@ fn backlogged(broker: &TestBroker, connect: &Connect) -> Client {
     assert_eq!(slow.subscribe(&[VIEWS], 0), [0]);
     let mut publisher = broker.service(connect.version);
     let message = Publish::new(VIEW, vec![b'x'; 20_000]).encode(connect.version);
+    let sent = broker.broker.counters().messages_out;
     for _ in 0..600 {
         publisher.send(&message);
     }
     publisher.ping();
+    assert!(broker.broker.counters().messages_out < sent + 600, "nothing waits");
     slow
 }
 
@@ -414,4 +416,37 @@ fn one_silent_tcp_connection_blocks_nobody() {
     }
     std::thread::sleep(Duration::from_millis(50));
     broker.assert_serves_others();
+}
+
+#[test]
+fn what_falls_out_of_the_log_before_a_slow_qos_1_subscriber_took_it_is_counted_to_the_last_message() {
+    let broker = TestBroker::with(|limits| limits.queued_bytes = 16 * 1024);
+    for version in BOTH {
+        let wrapped = broker.broker.counters().dropped_log_wrapped;
+        let mut slow = Client::silent(broker.address, version);
+        setsockopt(slow.stream(), sockopt::RcvBuf, &(64 * 1024)).unwrap();
+        slow.send(person(version, "ada").encode());
+        assert!(matches!(slow.receive(), Received::ConnAck { code: 0, .. }));
+        assert_eq!(slow.subscribe(&[VIEWS], 1), [1]);
+        let mut publisher = broker.service(version);
+        for _ in 0..3_000 {
+            assert_eq!(publisher.publish(Publish::new(VIEW, [b'x'; 2_000]).qos(1, 0)), 0);
+        }
+        // The last one shows that there is a gap before it.
+        let mut taken = 0;
+        let mut last = false;
+        while !last {
+            if let Outcome::Packet(packet) = slow.wait(SILENCE) {
+                taken += 1;
+                last = slow.accept(packet).payload.is_empty();
+            } else {
+                assert_eq!(publisher.publish(Publish::new(VIEW, "").qos(1, 0)), 0);
+            }
+        }
+        let wrapped = broker.broker.counters().dropped_log_wrapped - wrapped;
+        assert_eq!(taken - 1 + wrapped, 3_000);
+        assert!(wrapped > 1_000, "{wrapped} did not fit");
+        slow.disconnect();
+        publisher.disconnect();
+    }
 }
