@@ -1,5 +1,9 @@
 //! What the server wants of this device: config, show locks, redundancy group. Applied when its version is higher than
 //! the last one, kept on disk, and answered by what is in force then.
+//!
+//! A server that does not know this device's past (the device was enrolled anew, or the server was restored from a
+//! backup) begins with low versions. One with other content than the device has under that number is applied as well; a
+//! lower one is answered with the version that the device has, and the server goes past it.
 
 use std::time::Duration;
 
@@ -37,7 +41,16 @@ impl Agent {
             Err(error) => return tracing::warn!(%error, "what the server wants cannot be read"),
         };
         let Some(store) = &self.folder.store else { return };
-        if desired.version <= store.wanted.version {
+        let has = store.wanted.version;
+        if desired.version < has {
+            tracing::info!(
+                version = desired.version,
+                has,
+                "the server's wishes are older than ours; it is told"
+            );
+            return self.report_version().await;
+        }
+        if desired.version == has && store.kept.desired.as_ref().is_none_or(|kept| *kept == desired) {
             return;
         }
         if desired.show_locks.len() > LOCKS_MAX {
@@ -73,6 +86,19 @@ impl Agent {
         self.desired_again = kept.is_err().then(|| (self.now() + RETRY, payload.to_vec()));
         self.kept(kept);
         self.reporter.touch();
+    }
+
+    /// Reports once more which version the device has.
+    async fn report_version(&mut self) {
+        let ts_ms = self.kernel.wall_ms();
+        let Some(store) = &mut self.folder.store else { return };
+        let now = fitting(report(&self.config, store.wanted.version, ts_ms));
+        let before = store.kept.reported.as_ref();
+        let errors = before.map(|before| before.errors.clone()).unwrap_or_default();
+        let kept =
+            Kept { desired: store.kept.desired.clone(), reported: Some(fitting(Reported { errors, ..now })) };
+        let kept = store.keep_desired(kept, true, ts_ms).await;
+        self.kept(kept);
     }
 
     /// Reports the config in force, if it is another one than was reported last.

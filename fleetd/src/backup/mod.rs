@@ -114,7 +114,12 @@ impl BackupError {
     fn sqlite<'a>(operation: &'static str, path: &'a Path) -> impl Fn(rusqlite::Error) -> Self + 'a {
         move |source| {
             let path = path.to_owned();
-            if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
+            // A quota, or a limit of the process, shows as an I/O error of a write.
+            let is_full = source.sqlite_error().is_some_and(|error| {
+                error.code == rusqlite::ErrorCode::DiskFull
+                    || error.extended_code == rusqlite::ffi::SQLITE_IOERR_WRITE
+            });
+            if is_full {
                 let source = io::Error::new(io::ErrorKind::StorageFull, source);
                 return Self::Full { operation, path, source };
             }

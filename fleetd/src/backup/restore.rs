@@ -79,7 +79,9 @@ pub fn restore(
     let elsewhere = !is_same(folder, data_dir);
     let _its_server = if elsewhere { Some(DataLock::acquire(folder)?) } else { None };
     let _alone = FolderLock::alone(database)?;
-    if is_there(database)? && !options.force {
+    // The empty file of a first start that was cut off is nobody's data.
+    let has_data = is_there(database)? && fs::metadata(database).map_or(true, |found| found.len() > 0);
+    if has_data && !options.force {
         return Err(BackupError::HasData { database: database.clone() });
     }
 
@@ -169,7 +171,6 @@ fn within(plan: Plan, folder: &Path) -> Plan {
 
 fn is_there(path: &Path) -> Result<bool, BackupError> {
     match fs::symlink_metadata(path) {
-        // The empty file of a start that was cut off is nobody's data.
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(BackupError::file("look at", path)(error)),

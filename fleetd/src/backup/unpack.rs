@@ -39,10 +39,10 @@ pub(super) fn unpack(
     // Raw: extensions for long names and the like are entries like others, and as such refused.
     let mut entries = archive.entries().map_err(not_ours)?.raw(true);
 
-    let Some(Ok(mut entry)) = entries.next() else {
-        return Err(BackupError::NotABackup(
-            "it is not a tar archive in a zstd frame, or it is cut off at once".to_owned(),
-        ));
+    let mut entry = match entries.next() {
+        Some(Ok(entry)) => entry,
+        Some(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(cut_off(error)),
+        _ => return Err(BackupError::NotABackup("it is not a tar archive in a zstd frame".to_owned())),
     };
     if !is_file(&entry, MANIFEST) || entry.size() > MANIFEST_MAX_BYTES {
         return Err(BackupError::NotABackup(format!("it does not begin with {MANIFEST}")));
@@ -75,9 +75,9 @@ pub(super) fn unpack(
     }
     // To the end: the frame's own checksum comes last.
     let mut rest = archive.into_inner();
-    let tail =
-        io::copy(&mut Read::by_ref(&mut rest).take(TAIL_MAX_BYTES), &mut io::sink()).map_err(cut_off)?;
-    if tail >= TAIL_MAX_BYTES {
+    let mut tail = Vec::new();
+    Read::by_ref(&mut rest).take(TAIL_MAX_BYTES).read_to_end(&mut tail).map_err(cut_off)?;
+    if tail.len() as u64 >= TAIL_MAX_BYTES || tail.iter().any(|byte| *byte != 0) {
         return Err(BackupError::Damaged("it goes on after its end".to_owned()));
     }
     Ok(manifest)

@@ -75,8 +75,10 @@ pub fn plan(command: &Command, others: &[Command], to: &Recipient, now: i64) -> 
 fn pending(command: &Command, others: &[Command], to: &Recipient, now: i64) -> Option<Plan> {
     let overdue = now - command.order.expires_at;
     // A copy of the database may have forgotten that it was sent: then the device alone may end it, if it ever speaks.
-    let ours = !command.query_first || silent_past_expiry(command, to, now);
-    if overdue >= 0 && ours {
+    if command.query_first && silent_past_expiry(command, to, now) {
+        return gives_up(command, now, FORGOTTEN);
+    }
+    if overdue >= 0 && !command.query_first {
         let expired = command.standing.by_server(CommandState::Expired)?;
         let mut next = command.clone();
         next.stand(expired, now);
@@ -178,6 +180,10 @@ fn sent(command: &Command, to: &Recipient, now: i64) -> Option<Plan> {
 /// What people read when a device has begun a new state database.
 pub const LOST_STATE: &str = "the device has lost the state database that the command was sent to";
 
+/// What people read when a restored server cannot find out whether it had sent the command.
+pub const FORGOTTEN: &str =
+    "the server was restored from a copy, and nobody can tell whether the device has had the command";
+
 /// What people read when the device was taken out of service.
 pub const GONE: &str = "the device was decommissioned";
 
@@ -185,7 +191,8 @@ pub const GONE: &str = "the device was decommissioned";
 /// is registered under this id later does not run it; of the others nobody can tell any more.
 #[must_use]
 pub fn device_is_gone(command: &Command, now: i64) -> Option<Plan> {
-    let Some(cancelled) = command.standing.by_server(CommandState::Cancelled) else {
+    let unsent = Some(command.standing).filter(|_| !command.query_first);
+    let Some(cancelled) = unsent.and_then(|standing| standing.by_server(CommandState::Cancelled)) else {
         return gives_up(command, now, GONE);
     };
     let mut next = command.clone();
@@ -200,7 +207,9 @@ pub fn device_is_gone(command: &Command, now: i64) -> Option<Plan> {
 #[must_use]
 pub fn gives_up(command: &Command, now: i64, why: &str) -> Option<Plan> {
     let mut next = command.clone();
-    next.stand(command.standing.given_up()?, now);
+    let standing = command.standing;
+    let end = if command.query_first { standing.forgotten() } else { standing.given_up() };
+    next.stand(end?, now);
     next.reason = Some(why.to_owned());
     let step = step(&next, now, why);
     Some(Plan { command: next, step: Some(step), messages: Vec::new(), state_id: None })

@@ -9,6 +9,7 @@ use protocol::command::payload::Payload;
 use protocol::command::{CommandState, CommandType};
 
 use super::command::{Command, Path, Step};
+use super::dispatch::FORGOTTEN;
 
 /// A heartbeat older than this says nothing of the device any more, in ms: three intervals of 60 s.
 pub const HEARTBEAT_MAX_AGE_MS: i64 = 180_000;
@@ -107,6 +108,12 @@ pub fn at_poll(command: &Command, polling: &Polling) -> Verdict {
     let now = polling.now;
     let expired = command.order.expires_at <= now;
     match (command.state(), command.bound) {
+        // The device cannot be asked, and what it does not know yet can no longer be told.
+        (CommandState::Pending, None | Some(Path::Http))
+            if command.query_first && (expired || command.cancel_requested_at.is_some()) =>
+        {
+            Verdict::GiveUp(FORGOTTEN)
+        }
         // The dispatcher ends it.
         (CommandState::Pending, _) if expired => Verdict::Leave,
         (CommandState::Pending, None | Some(Path::Http)) => pending(command, polling),
@@ -201,8 +208,9 @@ pub fn hold(command: &mut Command, held: Held, now: i64) -> Option<Step> {
 
 /// Ends a command of which nobody can tell any more what became.
 pub fn give_up(command: &mut Command, why: &str, now: i64) -> Option<Step> {
-    let standing = command.standing.given_up()?;
-    command.stand(standing, now);
+    let standing = command.standing;
+    let end = if command.query_first { standing.forgotten() } else { standing.given_up() };
+    command.stand(end?, now);
     command.reason = Some(why.to_owned());
     Some(step(command, now, Some(why)))
 }

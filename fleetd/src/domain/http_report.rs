@@ -61,7 +61,9 @@ impl HttpReport {
 
     /// Takes the report of the command's own device in; `now` is ms since 1970.
     pub fn take(&self, command: &mut Command, now: i64) -> Heeded {
-        if command.bound != Some(Path::Http) {
+        // A server that was restored from a copy may have forgotten that it handed the command out.
+        let forgotten = command.query_first && command.bound.is_none();
+        if command.bound != Some(Path::Http) && !forgotten {
             return Heeded::Refused(match command.bound {
                 Some(_) => "the command was sent by MQTT; its reports come that way".to_owned(),
                 None => "the command was not handed out yet; poll for it first".to_owned(),
@@ -84,6 +86,9 @@ impl HttpReport {
         };
         command.stand(next, now);
         command.heard_at = Some(now);
+        command.bound = Some(Path::Http);
+        command.query_first = false;
+        command.held_reason = None;
         command.reason = None;
         if self.result.is_some() {
             command.result.clone_from(&self.result);

@@ -92,6 +92,18 @@ impl Standing {
         self.state.may_become(next, Mover::Server, self.inferred).then_some(Self { state: next, ..self })
     }
 
+    /// Gives up a command of which a restored server does not know whether it was ever sent, and whose device cannot be
+    /// asked: as [`given_up`](Self::given_up), also from `pending`.
+    #[must_use]
+    pub fn forgotten(self) -> Option<Self> {
+        match self.state {
+            CommandState::Pending => {
+                Some(Self { state: CommandState::Indeterminate, inferred: true, ..self })
+            }
+            _ => self.given_up(),
+        }
+    }
+
     /// Gives the command up: the device cannot be asked any more.
     #[must_use]
     pub fn given_up(self) -> Option<Self> {

@@ -26,7 +26,8 @@ pub struct Ack {
     pub server_time: Option<i64>,
 }
 
-/// What the device should be like. Applied only if `version` is higher than the last one applied.
+/// What the device should be like. Applied if `version` is higher than the last one applied, or the same with other
+/// content; a lower one is answered with the version that the device has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
     /// Rises with every change.

@@ -226,12 +226,16 @@ async fn what_the_server_wants_is_applied_once_kept_and_answered() {
         let reported = &server.reported[1];
         assert_eq!((reported.desired_version, reported.config["HEARTBEAT_INTERVAL"].as_str()), (3, "1"));
         assert!(reported.errors["SCRIPTS_DIR"].contains("SCRIPTS_DIR"), "{:?}", reported.errors);
-        // It lives: heartbeats come every second now. An older wish changes nothing.
+        // It lives: heartbeats come every second now. An older wish changes nothing, and the server hears why.
         server.say("desired", &desired(2, "600")).await;
+        server.until(|server| server.reported.len() == 3).await;
+        let reported = &server.reported[2];
+        assert_eq!((reported.desired_version, reported.config["HEARTBEAT_INTERVAL"].as_str()), (3, "1"));
+        server.say("desired", &desired(3, "1")).await;
         server.until(|server| server.stored.heartbeats.len() > 3).await;
         server.run("c1", "reboot", json!({}), None).await;
         assert!(server.until_state("c1", "held").await.reason.unwrap().starts_with("show_lock: until "));
-        assert_eq!(server.reported.len(), 2);
+        assert_eq!(server.reported.len(), 3);
     };
     beside(dir.path(), script).await;
     let text = fs::read_to_string(dir.path().join("fleet.conf")).unwrap();
@@ -243,6 +247,34 @@ async fn what_the_server_wants_is_applied_once_kept_and_answered() {
         assert!(server.until_state("c2", "held").await.reason.unwrap().starts_with("show_lock: until "));
         let is_old = |reported: &Reported| reported.seq < server.next_seq;
         assert!(server.reported.iter().all(is_old), "nothing has changed since");
+    };
+    beside(dir.path(), script).await;
+}
+
+#[tokio::test]
+async fn a_wish_of_another_server_with_the_number_of_the_last_one_is_applied_as_well() {
+    let (dir, peer) = (tempfile::tempdir().unwrap(), Peer::new().await);
+    write_config(dir.path(), &peer.url());
+    let desired = |until: i64, interval: &str| Desired {
+        version: 1,
+        config: [("HEARTBEAT_INTERVAL".to_owned(), interval.to_owned())].into(),
+        target_version: None,
+        show_locks: vec![(0, until)],
+        redundancy_group: None,
+    };
+    let script = async {
+        let mut server = Server::accept(&peer).await;
+        server.say("desired", &desired(1, "50")).await;
+        server.until(|server| server.reported.last().is_some_and(|last| last.desired_version == 1)).await;
+        // It was enrolled anew at a server that counts from 1 again.
+        server.say("desired", &desired(EXPIRES_AT_MS, "40")).await;
+        server
+            .until(|server| {
+                server.reported.last().is_some_and(|last| last.config["HEARTBEAT_INTERVAL"] == "40")
+            })
+            .await;
+        server.run("c1", "reboot", json!({}), None).await;
+        assert!(server.until_state("c1", "held").await.reason.unwrap().starts_with("show_lock: until "));
     };
     beside(dir.path(), script).await;
 }

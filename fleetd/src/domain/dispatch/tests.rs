@@ -246,11 +246,13 @@ fn after_a_restore_a_command_is_asked_about_before_anything_else() {
     let mut pending = command("c", CommandType::Ping);
     pending.query_first = true;
     let away = Recipient { reachable: false, ..to(CREATED) };
-    assert_eq!(
-        plan(&pending, &[], &away, CREATED + DAY),
-        None,
-        "the device may have it: it does not expire yet"
-    );
+    assert_eq!(plan(&pending, &[], &away, CREATED + DAY), None, "the device may have it: it does not expire");
+    let never = Recipient { last_seen_at: None, ..away };
+    let end =
+        plan(&pending, &[], &never, pending.order.expires_at + SILENCE_AFTER_EXPIRY_MS).unwrap().command;
+    assert_eq!((end.state(), end.standing.inferred), (CommandState::Indeterminate, true));
+    let gone = device_is_gone(&pending, CREATED).unwrap().command;
+    assert_eq!(gone.state(), CommandState::Indeterminate, "nobody can say that it was never sent");
 }
 
 #[test]

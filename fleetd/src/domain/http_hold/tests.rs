@@ -194,6 +194,19 @@ fn after_a_restore_only_what_may_run_twice_is_handed_out() {
 }
 
 #[test]
+fn after_a_restore_what_nobody_can_be_asked_about_ends_at_its_expiry_or_when_it_is_called_back() {
+    for mut command in [restart(), ping()] {
+        command.query_first = true;
+        let late = Polling { now: command.order.expires_at, ..idle() };
+        assert!(matches!(at_poll(&command, &late), Verdict::GiveUp(_)));
+        command.cancel_requested_at = Some(NOW);
+        let Verdict::GiveUp(why) = at_poll(&command, &idle()) else { panic!("it is called back") };
+        give_up(&mut command, why, NOW).unwrap();
+        assert_eq!((command.state(), command.standing.inferred), (CommandState::Indeterminate, true));
+    }
+}
+
+#[test]
 fn a_device_that_was_connected_within_ten_minutes_is_not_one_that_polls() {
     assert!(!is_connected(false, true, None, NOW), "it has never given birth");
     assert!(is_connected(true, true, None, NOW));

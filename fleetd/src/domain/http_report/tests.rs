@@ -113,3 +113,12 @@ fn what_an_old_agent_sends_along_is_taken_and_what_nobody_knows_is_not() {
         assert_eq!(HttpReport::read(bad).unwrap_err()[0].field, field);
     }
 }
+
+#[test]
+fn after_a_restore_the_word_of_a_device_counts_though_the_server_knows_of_no_handing_out() {
+    let mut command = command(CommandType::Reboot, json!({}));
+    assert_eq!(run(&mut command.clone(), &["completed"]), ["refused"]);
+    command.query_first = true;
+    assert_eq!(run(&mut command, &["acked", "completed"]), ["moved", "moved"]);
+    assert_eq!((command.bound, command.query_first), (Some(Path::Http), false));
+}

@@ -1,6 +1,4 @@
-#![allow(clippy::unwrap_used)]
-
-use super::manifest::{Manifest, Part, check_blob};
+use super::super::manifest::{Manifest, Part, check_blob};
 
 fn part(name: &str) -> Part {
     Part { name: name.to_owned(), bytes: 1, sha256: "0".repeat(64) }
