@@ -2,7 +2,8 @@
 //!
 //! A test's name begins with the number of the normative statement that it shows, and goes on with what that means here.
 //! Most statements stand in both versions: what shows them is written once, in [`claims`], and named in [`v3_1_1`] and
-//! [`v5`]. `docs/mqtt-conformance.md` lists every statement of both.
+//! [`v5`]. `docs/mqtt-conformance.md` lists every statement of both; [`table`] holds the two
+//! together.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,5 +24,6 @@ macro_rules! claims {
 
 mod bench;
 mod claims;
+mod table;
 mod v3_1_1;
 mod v5;

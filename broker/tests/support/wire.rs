@@ -34,6 +34,22 @@ pub mod kind {
     pub const AUTH: u8 = 0xf0;
 }
 
+/// The reason codes of MQTT 5 beside 0 (and a granted QoS) that a server may send in each packet.
+mod reason {
+    pub(super) const CONNACK: [u8; 21] = [
+        0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x8c, 0x90, 0x95, 0x97, 0x99, 0x9a,
+        0x9b, 0x9c, 0x9d, 0x9f,
+    ];
+    pub(super) const PUBACK: [u8; 8] = [0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99];
+    pub(super) const PUBREL: [u8; 1] = [0x92];
+    pub(super) const SUBACK: [u8; 9] = [0x80, 0x83, 0x87, 0x8f, 0x91, 0x97, 0x9e, 0xa1, 0xa2];
+    pub(super) const UNSUBACK: [u8; 6] = [0x11, 0x80, 0x83, 0x87, 0x8f, 0x91];
+    pub(super) const DISCONNECT: [u8; 28] = [
+        0x00, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8b, 0x8d, 0x8e, 0x8f, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97,
+        0x98, 0x99, 0x9a, 0x9b, 0x9c, 0x9d, 0x9e, 0x9f, 0xa0, 0xa1, 0xa2,
+    ];
+}
+
 /// A string or binary field: two bytes of length, then the bytes.
 pub fn field(bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let bytes = bytes.as_ref();
@@ -381,6 +397,8 @@ pub fn parse(version: Version, first: u8, body: &[u8]) -> Received {
             assert!(flags <= 1, "reserved flags of CONNACK: {flags:#04x}");
             let session_present = flags == 1;
             let code = reader.byte();
+            assert!(version == Version::V5 || code <= 5, "return code {code}");
+            assert!(version == Version::V311 || code == 0 || reason::CONNACK.contains(&code), "{code:#04x}");
             Received::ConnAck { session_present, code, properties: reader.properties() }
         }
         kind::PUBLISH => {
@@ -394,25 +412,32 @@ pub fn parse(version: Version, first: u8, body: &[u8]) -> Received {
             assert!(qos == 0 || id > 0, "packet id 0");
             Received::Publish { topic, payload, qos, retain, dup, id, properties }
         }
-        kind::PUBACK => reader.acknowledgement(|id, code| Received::PubAck { id, code }),
-        kind::PUBREC => reader.acknowledgement(|id, code| Received::PubRec { id, code }),
-        kind::PUBREL => reader.acknowledgement(|id, code| Received::PubRel { id, code }),
-        kind::PUBCOMP => reader.acknowledgement(|id, code| Received::PubComp { id, code }),
+        kind::PUBACK => reader.acknowledgement(&reason::PUBACK, |id, code| Received::PubAck { id, code }),
+        kind::PUBREC => reader.acknowledgement(&reason::PUBACK, |id, code| Received::PubRec { id, code }),
+        kind::PUBREL => reader.acknowledgement(&reason::PUBREL, |id, code| Received::PubRel { id, code }),
+        kind::PUBCOMP => reader.acknowledgement(&reason::PUBREL, |id, code| Received::PubComp { id, code }),
         kind::SUBACK => {
             let id = reader.word();
-            reader.properties();
-            Received::SubAck { id, codes: reader.rest().to_vec() }
+            assert!(reader.properties().is_empty(), "nothing but codes belongs here");
+            let codes = reader.rest().to_vec();
+            let failures: &[u8] = if version == Version::V5 { &reason::SUBACK } else { &[0x80] };
+            assert!(codes.iter().all(|code| *code < 3 || failures.contains(code)), "{codes:02x?}");
+            Received::SubAck { id, codes }
         }
         kind::UNSUBACK => {
             let id = reader.word();
-            reader.properties();
-            Received::UnsubAck { id, codes: reader.rest().to_vec() }
+            assert!(reader.properties().is_empty(), "nothing but codes belongs here");
+            let codes = reader.rest().to_vec();
+            assert!(codes.iter().all(|code| *code == 0 || reason::UNSUBACK.contains(code)), "{codes:02x?}");
+            Received::UnsubAck { id, codes }
         }
         kind::PINGRESP => Received::PingResp,
         kind::DISCONNECT => {
             assert_eq!(version, Version::V5, "a server of MQTT 3.1.1 sends no DISCONNECT");
             let code = if reader.rest.is_empty() { 0 } else { reader.byte() };
-            reader.rest();
+            assert!(reason::DISCONNECT.contains(&code), "{code:#04x}");
+            let properties = reader.properties();
+            assert!(properties.first().is_none_or(|id| *id == 0x1f), "more than a reason: {properties:02x?}");
             Received::Disconnect { code }
         }
         _ => panic!("not a server's packet: {first:#04x} {body:02x?}"),
@@ -467,12 +492,13 @@ impl<'a> Reader<'a> {
         panic!("a property length of more than four bytes: {:02x?}", self.whole);
     }
 
-    /// A packet id, and in MQTT 5 a reason code and properties, which may be left out.
-    fn acknowledgement(&mut self, build: impl Fn(u16, u8) -> Received) -> Received {
+    /// A packet id, and in MQTT 5 a reason code, which may be left out.
+    fn acknowledgement(&mut self, reasons: &[u8], build: impl Fn(u16, u8) -> Received) -> Received {
         let id = self.word();
         let code = if self.rest.is_empty() { 0 } else { self.byte() };
         assert!(self.version == Version::V5 || code == 0, "a reason code towards MQTT 3.1.1");
-        self.properties();
+        assert!(code == 0 || reasons.contains(&code), "{code:#04x}");
+        assert!(self.properties().is_empty(), "properties in an acknowledgement");
         build(id, code)
     }
 }

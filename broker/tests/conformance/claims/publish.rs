@@ -117,3 +117,28 @@ pub(crate) fn a_repeated_subscription_replaces_the_first(version: Version) {
     publisher.publish(Publish::new(KEPT, "unheard").qos(1, 0));
     reader.expect_silence();
 }
+
+pub(crate) fn nothing_is_lost_while_a_subscription_is_replaced(version: Version) {
+    const COUNT: u16 = 300;
+    let bench = Bench::new(version);
+    let mut reader = bench.subscriber(TOPIC, 1);
+    let mut publisher = bench.client("publisher");
+    let burst: Vec<u8> =
+        (1..=COUNT).flat_map(|id| Publish::new(TOPIC, id.to_string()).qos(1, id).encode(version)).collect();
+    publisher.send(burst);
+    let mut texts = Vec::new();
+    let mut answers = 0;
+    while texts.len() < usize::from(COUNT) {
+        if texts.len() >= 10 * answers {
+            let id = reader.next_id();
+            reader.send(wire::subscribe(version, id, &[(TOPIC, 1)], &[]));
+            answers += 1;
+        }
+        match reader.receive() {
+            Received::SubAck { codes, .. } => assert_eq!(codes, [1]),
+            packet => texts.push(reader.accept(packet).text()),
+        }
+    }
+    let expected: Vec<String> = (1..=COUNT).map(|id| id.to_string()).collect();
+    assert_eq!(texts, expected);
+}

@@ -1,6 +1,8 @@
 //! Chapters 3.3 to 3.7: PUBLISH and its acknowledgements.
 
+use crate::bench::*;
 use crate::claims::*;
+use crate::support::*;
 
 claims! { V311:
     mqtt_3_3_1_1_dup_is_set_when_a_publish_is_sent_again => publish::dup_is_set_when_a_publish_is_sent_again;
@@ -22,4 +24,16 @@ claims! { V311:
     mqtt_3_3_4_1_the_answer_to_a_publish_follows_from_its_qos => publish::the_answer_to_a_publish_follows_from_its_qos;
     mqtt_3_3_5_1_overlapping_subscriptions_deliver_at_the_highest_qos => publish::overlapping_subscriptions_deliver_once_at_the_highest_qos;
     mqtt_3_6_1_1_wrong_flags_of_pubrel_close_the_connection => subscribe::wrong_flags_of_pubrel_close_the_connection;
+}
+
+#[test]
+fn mqtt_3_3_5_2_a_publish_that_is_not_allowed_closes_the_connection() {
+    let bench = Bench::new(Version::V311);
+    let mut watcher = bench.subscriber("#", 0);
+    for qos in 0..=2 {
+        let mut vera = bench.connect(&crate::support::broker::person(Version::V311, "vera"));
+        vera.send(Publish::new(TOPIC, "x").qos(qos, 1).encode(Version::V311));
+        vera.expect_end(&[]);
+    }
+    watcher.expect_silence();
 }

@@ -11,6 +11,7 @@ claims! { V311:
     mqtt_3_8_4_1_every_subscribe_is_answered => subscribe::every_subscribe_is_answered_with_its_identifier;
     mqtt_3_8_4_2_suback_has_the_identifier_of_the_subscribe => subscribe::every_subscribe_is_answered_with_its_identifier;
     mqtt_3_8_4_3_a_repeated_subscription_replaces_the_first => publish::a_repeated_subscription_replaces_the_first;
+    mqtt_3_8_4_3_nothing_is_lost_while_a_subscription_is_replaced => publish::nothing_is_lost_while_a_subscription_is_replaced;
     mqtt_3_8_4_4_several_filters_are_as_good_as_several_subscribes => subscribe::several_filters_are_as_good_as_several_subscribes;
     mqtt_3_8_4_5_there_is_a_code_for_each_filter => subscribe::there_is_a_code_for_each_filter_in_their_order;
     mqtt_3_8_4_6_messages_come_at_the_lower_of_both_qos => subscribe::messages_come_at_the_lower_of_both_qos;
