@@ -44,6 +44,7 @@ const KEYS: &[Key] = &[
     key("FLEET_TRUSTED_PROXIES", "trusted_proxies", Kind::List),
     key("FLEET_LOG", "log", Kind::TrimmedText),
     key("FLEET_BROKER_CONNECTIONS", "limits.connections", Kind::Number),
+    key("FLEET_BROKER_CONNECTIONS_PER_ACCOUNT", "limits.connections_per_account", Kind::Number),
     key("FLEET_BROKER_CONNECTIONS_BEFORE_LOGIN", "limits.connections_before_login", Kind::Number),
     key(
         "FLEET_BROKER_CONNECTIONS_BEFORE_LOGIN_PER_ADDRESS",
@@ -56,6 +57,7 @@ const KEYS: &[Key] = &[
     key("FLEET_BROKER_DEVICE_QUEUED_BYTES", "limits.device_queued_bytes", Kind::Number),
     key("FLEET_BROKER_SUBSCRIPTIONS", "limits.subscriptions", Kind::Number),
     key("FLEET_BROKER_SESSIONS", "limits.sessions", Kind::Number),
+    key("FLEET_BROKER_SESSIONS_PER_ACCOUNT", "limits.sessions_per_account", Kind::Number),
     key("FLEET_BROKER_SESSION_EXPIRY_SECONDS", "limits.session_expiry_seconds", Kind::Number),
     key("FLEET_DEVICE_MESSAGES_PER_SECOND", "limits.device_messages_per_second", Kind::Number),
     key("FLEET_BROKER_FAILURES", "limits.failures", Kind::Number),
@@ -81,6 +83,7 @@ struct RawConfig {
 #[serde(deny_unknown_fields, default)]
 struct RawLimits {
     connections: Option<Bounded<1, 1_000_000>>,
+    connections_per_account: Option<Bounded<1, 100_000>>,
     connections_before_login: Option<Bounded<1, 1_000_000>>,
     connections_before_login_per_address: Option<Bounded<1, 1_000_000>>,
     handshake_seconds: Option<Bounded<1, 600>>,
@@ -89,6 +92,7 @@ struct RawLimits {
     device_queued_bytes: Option<Bounded<{ 16 * 1024 }, { 1024 * 1024 * 1024 }>>,
     subscriptions: Option<Bounded<1, 10_000>>,
     sessions: Option<Bounded<1, 100_000>>,
+    sessions_per_account: Option<Bounded<1, 10_000>>,
     session_expiry_seconds: Option<Bounded<0, { 30 * 24 * 3600 }>>,
     device_messages_per_second: Option<Bounded<0, 1_000_000>>,
     failures: Option<Bounded<1, 1_000_000>>,
@@ -148,6 +152,9 @@ impl RawLimits {
         let default = Limits::default();
         Limits {
             connections: self.connections.map_or(default.connections, Bounded::count),
+            connections_per_principal: self
+                .connections_per_account
+                .map_or(default.connections_per_principal, Bounded::count),
             unauthenticated: self.connections_before_login.map_or(default.unauthenticated, Bounded::count),
             unauthenticated_per_address: self
                 .connections_before_login_per_address
@@ -158,6 +165,9 @@ impl RawLimits {
             device_queued_bytes: self.device_queued_bytes.map_or(default.device_queued_bytes, Bounded::count),
             subscriptions: self.subscriptions.map_or(default.subscriptions, Bounded::count),
             sessions: self.sessions.map_or(default.sessions, Bounded::count),
+            sessions_per_principal: self
+                .sessions_per_account
+                .map_or(default.sessions_per_principal, Bounded::count),
             session_expiry: self.session_expiry_seconds.map_or(default.session_expiry, Bounded::seconds),
             device_messages_per_second: self
                 .device_messages_per_second

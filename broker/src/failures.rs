@@ -3,8 +3,8 @@
 //! A venue's boxes share an address, so one box with a wrong token must not lock out the others, nor somebody who
 //! guesses at a box's name the box itself. So every login is looked at, and what is limited is the failure alone: after
 //! several of a pair the next one is answered as one too many, and later, one after another, so that a client that
-//! tries again and again does so slowly. Pure; takes the time of each call. Bounded: when there is no room the pair that
-//! failed longest ago is forgotten.
+//! tries again and again does so slowly. Pure; takes the time of each call. Bounded, in memory and in the work for a call:
+//! when there is no room, those that did not fail for longest are forgotten, all at once.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const SPACING: Duration = Duration::from_millis(500);
 /// The longest that an answer is held back; when so many wait already, the next is given at once.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// How many pairs are remembered.
+/// How many pairs are remembered at most, half of them by each generation.
 const MAX_PAIRS: usize = 16 * 1024;
 
 /// Who fails from where. User names come from anybody and may be long, so only their hash is kept.
@@ -46,7 +46,9 @@ pub(crate) enum Failure {
 #[derive(Debug)]
 pub(crate) struct Failures {
     hasher: RandomState,
-    pairs: HashMap<Pair, Failed>,
+    /// Pairs that have failed since the older ones were put aside, and those.
+    young: HashMap<Pair, Failed>,
+    old: HashMap<Pair, Failed>,
     limit: u32,
     window: Duration,
 }
@@ -54,7 +56,7 @@ pub(crate) struct Failures {
 impl Failures {
     /// Allows `limit` failures of a pair within `window`.
     pub(crate) fn new(limit: u32, window: Duration) -> Failures {
-        Failures { hasher: RandomState::new(), pairs: HashMap::new(), limit, window }
+        Failures { hasher: RandomState::new(), young: HashMap::new(), old: HashMap::new(), limit, window }
     }
 
     fn pair(&self, address: IpAddr, user: &str) -> Pair {
@@ -64,18 +66,12 @@ impl Failures {
     /// Counts a failure.
     pub(crate) fn failed(&mut self, address: IpAddr, user: &str, now: Instant) -> Failure {
         let pair = self.pair(address, user);
-        if self.pairs.len() >= MAX_PAIRS && !self.pairs.contains_key(&pair) {
-            let window = self.window;
-            self.pairs.retain(|_, failed| now.saturating_duration_since(failed.since) < window);
-            if self.pairs.len() >= MAX_PAIRS
-                && let Some(oldest) =
-                    self.pairs.iter().min_by_key(|(_, failed)| failed.since).map(|(pair, _)| *pair)
-            {
-                self.pairs.remove(&oldest);
-            }
+        if self.young.len() >= MAX_PAIRS / 2 && !self.young.contains_key(&pair) {
+            self.old = std::mem::take(&mut self.young);
         }
         let fresh = Failed { count: 0, since: now, answered_at: now };
-        let failed = self.pairs.entry(pair).or_insert(fresh);
+        let known = self.old.remove(&pair);
+        let failed = self.young.entry(pair).or_insert(known.unwrap_or(fresh));
         if now.saturating_duration_since(failed.since) >= self.window {
             *failed = fresh;
         }
@@ -93,7 +89,9 @@ impl Failures {
 
     /// Forgets the pair's failures.
     pub(crate) fn succeeded(&mut self, address: IpAddr, user: &str) {
-        self.pairs.remove(&self.pair(address, user));
+        let pair = self.pair(address, user);
+        self.young.remove(&pair);
+        self.old.remove(&pair);
     }
 }
 
@@ -154,10 +152,14 @@ mod tests {
     fn guessed_names_without_end_do_not_fill_the_memory() {
         let start = Instant::now();
         let mut failures = Failures::new(1, WINDOW);
-        for n in 0..MAX_PAIRS as u32 + 10 {
-            failures.failed(VENUE, &n.to_string(), start + Duration::from_micros(u64::from(n)));
+        failures.failed(VENUE, "once", start);
+        for n in 0..20 * MAX_PAIRS {
+            // Whoever goes on is not forgotten among them.
+            let again = failures.failed(VENUE, "again and again", start);
+            assert!(n == 0 || again != Failure::Plain);
+            failures.failed(VENUE, &n.to_string(), start);
+            assert!(failures.young.len() + failures.old.len() <= MAX_PAIRS);
         }
-        assert_eq!(failures.pairs.len(), MAX_PAIRS);
-        assert_eq!(failures.failed(VENUE, "0", start), Failure::Plain, "the oldest is forgotten");
+        assert_eq!(failures.failed(VENUE, "once", start), Failure::Plain, "long forgotten");
     }
 }

@@ -188,7 +188,7 @@ impl Gate {
         let (tell, told) = oneshot::channel();
         let admission = Admission {
             gate: self.clone(),
-            address: address.to_canonical(),
+            address: places::site(address),
             number: self.number(),
             long: 0,
             large: None,

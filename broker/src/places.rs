@@ -6,10 +6,18 @@
 //! kind that nobody takes away; those places being taken does not hinder who needs no long check.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// A connection's number: a later one is larger.
 pub(crate) type Number = u64;
+
+/// The address that counts as one: of IPv6 the network of 64 bits, as whoever has one address of it has all of them.
+pub(crate) fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
 
 /// Long checks of an address for each of its open places.
 const LONG_CHECKS: usize = 4;
@@ -145,6 +153,15 @@ mod tests {
         assert_eq!(places.close(VENUE, 2), None, "it has left already");
         assert_eq!(places.close(VENUE, 3), Some("second"));
         assert_eq!(places.open(VENUE, 5, "fourth"), None);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        let of = |text: &str| site(text.parse().expect("an address"));
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), of("2001:db8:1:2::9"));
+        assert_ne!(of("2001:db8:1:2::9"), of("2001:db8:1:3::9"));
+        assert_eq!(of("::ffff:192.0.2.7"), VENUE);
+        assert_ne!(of("192.0.2.8"), VENUE);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::codec::reason::Reason;
 use crate::codec::{Version, encode};
 use crate::failures::Failure;
 use crate::gate::{Admission, Gate};
+use crate::places;
 use crate::principal::{ConnectAttempt, Principal, Refusal, Secret, Transport};
 use crate::registry::Will;
 use crate::router::lock;
@@ -246,7 +247,7 @@ async fn authenticate<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let address = attempt.peer.ip().to_canonical();
+    let address = places::site(attempt.peer.ip());
     let user = attempt.username.clone().unwrap_or_default();
     let result = check(gate, admission, wire, attempt, connect_bytes).await;
     match result {
