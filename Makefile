@@ -27,7 +27,11 @@ test: setup fmt lint ## format check, lints and all tests but the slow ones
 	cargo test --locked --workspace --doc --quiet
 
 .PHONY: test-all
-test-all: test deny fuzz test-systemd test-vm ## everything
+test-all: test test-attack deny fuzz test-systemd test-vm ## everything
+
+.PHONY: test-attack
+test-attack: ## attacks on the broker in millions, some minutes; make test has them in thousands
+	cargo test --locked -p broker --test attack -- --include-ignored
 
 .PHONY: test-systemd
 test-systemd: ## the agent under a systemd that has booted, in a container; needs root (asks sudo)

@@ -273,6 +273,29 @@ fn devices_that_flood_are_read_at_their_rate() {
 }
 
 #[test]
+fn packets_that_are_never_finished_cost_what_was_sent_of_them() {
+    let target = Target::start();
+    let witness = Witness::start(&target);
+    let before = target.usage();
+    let topic = field("fleet/v1/acme/operator/otto/command");
+    let begun = [&[kind::PUBLISH][..], &varint(300_000), &topic, &vec![0; 299_000]].concat();
+    // As many connections as one account may have.
+    let unfinished: Vec<TcpStream> = people(99)
+        .iter()
+        .map(|connect| {
+            let mut stream = logged_in(&target, connect);
+            stream.write_all(&begun).unwrap();
+            stream
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    target.assert_grew_less_than(&before, 80 * MIB);
+    drop(unfinished);
+    target.assert_gives_back(&before);
+    witness.finish();
+}
+
+#[test]
 fn an_unsubscribe_of_a_hundred_thousand_filters_is_answered_and_delays_nobody() {
     let target = Target::start();
     let witness = Witness::start(&target);
