@@ -30,7 +30,7 @@ test: setup fmt lint ## format check, lints and all tests but the slow ones
 test-all: test test-attack deny fuzz test-systemd test-vm ## everything
 
 .PHONY: test-attack
-test-attack: ## attacks on the broker in millions, some minutes; make test has them in thousands
+test-attack: ## attacks on the broker in millions; make test has them in thousands
 	cargo test --locked -p broker --test attack -- --include-ignored
 
 .PHONY: test-systemd

@@ -4,11 +4,11 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::crowd::{address, connect_from, flood, is_closed_within};
+use crate::crowd::{Flooded, address, connect_from, flood, is_closed_within};
 use crate::support::broker::{device, person, service, up};
 use crate::support::wire::{acknowledge, field, packet, subscribe, unsubscribe, varint};
 use crate::support::*;
-use crate::target::{BOTS, MIB, Target};
+use crate::target::{MIB, Target};
 use crate::witness::Witness;
 
 const FLOOD: Duration = Duration::from_millis(1_500);
@@ -148,12 +148,18 @@ fn packets_with_lies_in_them_cost_their_sender_the_connection_at_most() {
     witness.finish();
 }
 
-/// Some connections send `bytes` again and again, and read the answers or not. Everything about it is asserted.
-fn flooded(connects: &[Connect], bytes: impl Fn(usize) -> Vec<u8> + Sync, reads: bool, bound: u64) {
+/// Some connections send `bytes` again and again, and read the answers or not. Everything about it is asserted. What all
+/// of them came to.
+fn flooded(
+    connects: &[Connect],
+    bytes: impl Fn(usize) -> Vec<u8> + Sync,
+    reads: bool,
+    bound: u64,
+) -> Flooded {
     let target = Target::start();
     let witness = Witness::start(&target);
     let before = target.usage();
-    let sent: usize = std::thread::scope(|threads| {
+    let total = std::thread::scope(|threads| {
         let (target, bytes) = (&target, &bytes);
         let floods: Vec<_> = connects
             .iter()
@@ -162,12 +168,16 @@ fn flooded(connects: &[Connect], bytes: impl Fn(usize) -> Vec<u8> + Sync, reads:
                 threads.spawn(move || flood(&mut logged_in(target, connect), &bytes(number), FLOOD, reads))
             })
             .collect();
-        floods.into_iter().map(|flood| flood.join().unwrap()).sum()
+        floods.into_iter().fold(Flooded::default(), |total, flood| {
+            let one = flood.join().unwrap();
+            Flooded { sent: total.sent + one.sent, answered: total.answered + one.answered }
+        })
     });
-    eprintln!("sent {sent} times");
+    eprintln!("{total:?}");
     target.assert_grew_less_than(&before, bound);
     target.assert_gives_back(&before);
     witness.finish();
+    total
 }
 
 fn people(count: usize) -> Vec<Connect> {
@@ -222,6 +232,13 @@ fn ever_new_filters_subscribed_and_unsubscribed_leave_nothing_behind() {
 
 #[test]
 fn filters_past_the_limit_are_refused_however_often_they_are_asked_for() {
+    {
+        let target = Target::start();
+        let mut client = Client::connect(target.address, &person(Version::V5, "vera"));
+        let many: Vec<_> = (0..2_000).map(|n| format!("fleet/v1/acme/view/more-{n}")).collect();
+        let codes = client.subscribe(&many.iter().map(String::as_str).collect::<Vec<_>>(), 1);
+        assert_eq!(codes.iter().filter(|code| **code == 1).count(), 200);
+    }
     let ask = |number: usize| {
         let many: Vec<_> = (0..2_000).map(|n| (format!("fleet/v1/acme/view/more-{n}"), 1)).collect();
         subscribe(version_of(number), 1, &many, &[])
@@ -246,7 +263,9 @@ fn qos_2_publishes_that_are_never_released_end_their_connection() {
             .flat_map(|id| Publish::new(topic, [0; 500]).qos(2, id).encode(version_of(number)))
             .collect()
     };
-    flooded(&people(6), publish, true, 20 * MIB);
+    let flooded = flooded(&people(6), publish, true, 20 * MIB);
+    // What lay in the buffers already when it ended.
+    assert!(flooded.sent <= 6 * 3, "they go on");
 }
 
 #[test]
@@ -266,9 +285,22 @@ fn forbidden_publishes_as_fast_as_they_go_harm_nobody() {
 fn devices_that_flood_are_read_at_their_rate() {
     let publish = |number: usize| {
         let topic = up(&format!("bot-{}", number + 1), "log");
+        Publish::new(topic, [0; 1_000]).qos(1, 1).encode(Version::V311).repeat(20)
+    };
+    let bots: Vec<_> = (1..=10).map(|n| device(Version::V311, &format!("bot-{n}"))).collect();
+    let flooded = flooded(&bots, publish, true, 20 * MIB);
+    // A hundred at once and a hundred a second, each acknowledged in four bytes.
+    let taken = flooded.answered / 4;
+    assert!((10 * 100..10 * 400).contains(&taken), "{taken} were taken");
+}
+
+#[test]
+fn devices_that_send_their_largest_records_as_fast_as_they_may_fill_no_memory() {
+    let publish = |number: usize| {
+        let topic = up(&format!("bot-{}", number + 1), "log");
         Publish::new(topic, [0; 50_000]).qos(1, 1).encode(Version::V311)
     };
-    let bots: Vec<_> = (1..=BOTS).take(40).map(|n| device(Version::V311, &format!("bot-{n}"))).collect();
+    let bots: Vec<_> = (1..=40).map(|n| device(Version::V311, &format!("bot-{n}"))).collect();
     flooded(&bots, publish, true, 80 * MIB);
 }
 

@@ -48,12 +48,20 @@ pub(crate) fn crowd(to: SocketAddr, addresses: u8, each: usize, first: &[u8]) ->
     all
 }
 
-/// Sends `bytes` again and again for `time`, and reads what is answered if `reads`. Ends earlier if the broker closes. How
-/// often all of it was sent.
-pub(crate) fn flood(stream: &mut TcpStream, bytes: &[u8], time: Duration, reads: bool) -> usize {
+/// What a flood came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Flooded {
+    /// How often all of it was sent.
+    pub(crate) sent: usize,
+    /// Bytes of answers.
+    pub(crate) answered: usize,
+}
+
+/// Sends `bytes` again and again for `time`, and reads what is answered if `reads`. Ends earlier if the broker closes.
+pub(crate) fn flood(stream: &mut TcpStream, bytes: &[u8], time: Duration, reads: bool) -> Flooded {
     let end = Instant::now() + time;
     stream.set_nonblocking(true).unwrap();
-    let (mut sent, mut at) = (0, 0);
+    let (mut flooded, mut at) = (Flooded::default(), 0);
     let mut answers = vec![0; 64 * 1024];
     while Instant::now() < end {
         let mut idle = true;
@@ -66,12 +74,12 @@ pub(crate) fn flood(stream: &mut TcpStream, bytes: &[u8], time: Duration, reads:
             Err(_) => break,
         }
         if at == bytes.len() {
-            (sent, at) = (sent + 1, 0);
+            (flooded.sent, at) = (flooded.sent + 1, 0);
         }
         if reads {
             match stream.read(&mut answers) {
                 Ok(0) => break,
-                Ok(_) => idle = false,
+                Ok(count) => (flooded.answered, idle) = (flooded.answered + count, false),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => break,
             }
@@ -81,7 +89,7 @@ pub(crate) fn flood(stream: &mut TcpStream, bytes: &[u8], time: Duration, reads:
         }
     }
     stream.set_nonblocking(false).unwrap();
-    sent
+    flooded
 }
 
 /// True once the broker has closed the connection, which is given some time for it.

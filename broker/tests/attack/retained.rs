@@ -85,7 +85,7 @@ fn a_person_keeps_no_retained_message_anywhere() {
 }
 
 #[test]
-#[ignore = "takes minutes; make test-attack"]
+#[ignore = "takes up to a minute; make test-attack"]
 fn a_person_keeps_no_retained_message_anywhere_in_a_million_attempts() {
     people_keep_nothing(70_000);
 }
@@ -132,7 +132,7 @@ fn a_stolen_service_keeps_as_many_retained_messages_as_there_may_be() {
 }
 
 #[test]
-#[ignore = "takes minutes; make test-attack"]
+#[ignore = "takes up to a minute; make test-attack"]
 fn a_stolen_service_keeps_as_many_retained_messages_as_there_may_be_in_a_million_attempts() {
     a_service_fills_the_store(50_000, 1_000_000, 50 * MIB);
 }
