@@ -208,7 +208,7 @@ fn floods_of_acknowledgements_of_nothing_are_passed_over() {
         _ => kind::PUBCOMP,
     };
     let all = |number| (1..=10_000).flat_map(|id| acknowledge(of_kind(number), id)).collect();
-    flooded(&people(8), all, true, 15 * MIB);
+    flooded(&people(4), all, true, 15 * MIB);
 }
 
 #[test]
@@ -264,8 +264,8 @@ fn qos_2_publishes_that_are_never_released_end_their_connection() {
             .collect()
     };
     let flooded = flooded(&people(6), publish, true, 20 * MIB);
-    // What lay in the buffers already when it ended.
-    assert!(flooded.sent <= 6 * 3, "they go on");
+    // 256 PUBRECs of four bytes, a CONNACK, a DISCONNECT.
+    assert!(flooded.answered < 6 * (256 * 4 + 200), "they go on");
 }
 
 #[test]
