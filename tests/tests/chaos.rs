@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use end_to_end::Server;
 use end_to_end::chaos::check::{self, Report};
 use end_to_end::chaos::database::Database;
 use end_to_end::chaos::ledger::{Effect, Ledger};
@@ -93,6 +94,17 @@ fn a_short_run_loses_and_doubles_nothing_and_the_checker_finds_what_is_put_in_on
     a_record_that_is_missing_or_doubled_is_found(&remains);
     a_command_that_is_open_or_gone_or_untrue_is_found(&remains);
     an_effect_too_many_or_too_few_is_found(&remains);
+}
+
+#[test]
+fn a_server_starts_although_the_disk_has_no_room_for_the_file_with_its_addresses() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start_in(folder.path(), &folder.path().join("log"), &[]);
+    server.kill();
+    // Whoever writes there is told that the disk is full.
+    std::os::unix::fs::symlink("/dev/full", server.data_dir().join("addresses.json.new")).unwrap();
+    server.start_again();
+    assert!(server.log().contains("the disk is full"), "{}", server.log());
 }
 
 fn a_record_that_is_missing_or_doubled_is_found(remains: &Remains) {

@@ -15,6 +15,9 @@
 //!    ([`Standing::Switched`]). Now the agent connects with it.
 //! 3. [`Rotation::confirm`] when the server has answered on such a connection, or [`Rotation::fall_back`] when it has
 //!    refused the new token: either takes `token-next` away ([`Standing::Nothing`]).
+//!
+//! Later a server may refuse the token in use and take the one before: it was restored from a backup of before the
+//! rotation. Then [`Rotation::go_back`] puts that one into `fleet.conf`.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -208,6 +211,23 @@ impl Rotation {
             failpoint::reached(FALLEN_BACK);
         }
         self.end()
+    }
+
+    /// The token before the last rotation, if it is another one than `refused`.
+    ///
+    /// # Errors
+    /// When its file cannot be read.
+    pub fn token_before(&self, refused: &Secret) -> Result<Option<Secret>, RotationError> {
+        Ok(self.previous()?.filter(|previous| !is_same(Some(previous), refused)))
+    }
+
+    /// The server takes the token before, and not the one in `fleet.conf`: puts it there again.
+    ///
+    /// # Errors
+    /// When it is gone, or the file cannot be replaced.
+    pub fn go_back(&self) -> Result<(), RotationError> {
+        let previous = self.previous()?.ok_or_else(|| missing("the token before is not there any more"))?;
+        self.use_token(&previous)
     }
 
     fn end(&self) -> Result<(), RotationError> {

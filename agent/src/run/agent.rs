@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::effects::{Done, Effects};
 use super::probe::{Probe, Seen};
 use super::report::Reporter;
-use super::rotation::Turn;
+use super::rotation::{Trial, Turn};
 use super::session::{Happened, Session, Stage, with_causes};
 use super::store::{Folder, StoreError};
 use super::{RunError, Stop};
@@ -56,6 +56,8 @@ pub(super) struct Agent {
     pub(super) fresh_look: Option<u64>,
     /// A change of the device's token that is under way.
     pub(super) rotation: Option<Turn>,
+    /// Which of the device's tokens is tried.
+    pub(super) token_trial: Trial,
     pub(super) probe: Probe,
     pub(super) origin: Instant,
     pub(super) next_heartbeat: Duration,
@@ -103,6 +105,7 @@ impl Agent {
             desired_again: None,
             fresh_look: None,
             rotation: None,
+            token_trial: Trial::Configured,
             probe,
             origin: Instant::now(),
             next_heartbeat: FIRST_HEARTBEAT,
@@ -210,6 +213,7 @@ impl Agent {
             }
         }
         if self.folder.store.is_some() {
+            self.turn_token_trial().await;
             self.connect(now).await;
             // First this: it may find out that the state, and with it the journal, is an older copy.
             self.send().await;

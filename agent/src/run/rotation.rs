@@ -1,7 +1,8 @@
 //! `rotate_token` in the event loop. The files and their order are in [`crate::effect::rotation`]; here are the steps
 //! between which the server has to be heard: the hash of the new token is reported; once the server has that report the
 //! new token is used; once the server has answered on a connection made with it, the command is completed. If the new
-//! token is refused, the one before is used again.
+//! token is refused, the one before is used again; long after a rotation too, since the server may have been restored
+//! from a backup of before it.
 
 use std::time::Duration;
 
@@ -34,6 +35,20 @@ enum Step {
     Switched,
     /// The server has refused the new token.
     Refused,
+}
+
+/// Which of the device's tokens is tried, while no rotation is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trial {
+    /// The one in `fleet.conf`.
+    Configured,
+    /// The server has refused that one: next the one before, if there is one.
+    Refused,
+    /// The one before.
+    Before {
+        /// When it is to be put into `fleet.conf`, once the server has answered.
+        keep_at: Duration,
+    },
 }
 
 impl Agent {
@@ -159,20 +174,70 @@ impl Agent {
     /// The broker has ended a connection, or not begun one.
     pub(super) fn rotation_hears_of_link(&mut self, error: &LinkError) {
         if matches!(error, LinkError::Credentials { .. }) {
-            self.new_token_refused();
+            self.token_refused();
         }
     }
 
     /// The server does not tell where its broker is.
     pub(super) fn rotation_hears_of_server(&mut self, error: &ConnectError) {
         if matches!(error, ConnectError::Refused { .. }) {
-            self.new_token_refused();
+            self.token_refused();
         }
     }
 
-    fn new_token_refused(&mut self) {
+    fn token_refused(&mut self) {
         if let Some(turn) = self.rotation.as_mut().filter(|turn| turn.step == Step::Switched) {
             turn.step = Step::Refused;
+        } else if matches!(self.token_trial, Trial::Before { .. }) {
+            // Neither: in turns, for whatever the server takes some day.
+            self.token_trial = Trial::Configured;
+            self.read_config_again();
+        } else {
+            self.token_trial = Trial::Refused;
+        }
+    }
+
+    /// The token in use was refused: tries the one before the last rotation, and keeps it once a server has answered.
+    pub(super) async fn turn_token_trial(&mut self) {
+        let now = self.now();
+        match self.token_trial {
+            Trial::Refused => {
+                self.token_trial = Trial::Configured;
+                let (Ok(files), Some(refused)) =
+                    (Rotation::of(&self.config), self.config.device_token.clone())
+                else {
+                    return;
+                };
+                match tokio::task::spawn_blocking(move || files.token_before(&refused)).await {
+                    Ok(Ok(Some(before))) => {
+                        tracing::warn!("the server refuses this device's token: trying the one before");
+                        self.config.device_token = Some(before);
+                        self.token_trial = Trial::Before { keep_at: now };
+                    }
+                    Ok(Err(error)) => tracing::error!("{}", with_causes(&error)),
+                    Ok(Ok(None)) | Err(_) => {}
+                }
+            }
+            Trial::Before { keep_at } if self.answered && now >= keep_at => {
+                let Ok(files) = Rotation::of(&self.config) else { return };
+                match self.file_step(files, Rotation::go_back).await {
+                    Ok(()) => {
+                        tracing::warn!(
+                            "the server knows the token of before the last rotation and no newer one, as after a restore \
+                             from a backup: it is used from now on"
+                        );
+                        self.token_trial = Trial::Configured;
+                        self.read_config_again();
+                    }
+                    Err(error) => {
+                        let text = with_causes(&error);
+                        tracing::error!("{text}");
+                        self.reporter.error(text, self.kernel.wall_ms());
+                        self.token_trial = Trial::Before { keep_at: now + RETRY };
+                    }
+                }
+            }
+            Trial::Configured | Trial::Before { .. } => {}
         }
     }
 

@@ -124,7 +124,13 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     }
     app.metrics.add_source("fleet_broker_", mqtt::counters(broker.clone()));
     let running = Running::start(app, broker, http, mqtt).await?;
-    write_addresses(&running.app, &addresses)?;
+    match write_addresses(&running.app, &addresses) {
+        // Only tools read it. The server answers what it can, and goes on by itself when there is room again.
+        Err(ServeError::Write { path, source }) if source.kind() == io::ErrorKind::StorageFull => {
+            tracing::error!(path = %path.display(), "the disk is full: the server starts all the same; free some space");
+        }
+        written => written?,
+    }
     let mqtt_text = addresses.mqtt.map_or_else(|| "off".to_owned(), |address| address.to_string());
     tracing::info!("listening http={} mqtt={mqtt_text}", addresses.http);
     systemd::tell("READY", "1");

@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     println!("{} complaints:", outcome.complaints.len());
-    outcome.complaints.iter().take(50).for_each(|complaint| println!("- {complaint}"));
+    outcome.complaints.iter().take(30).for_each(|complaint| println!("- {complaint}"));
     let Size { agents, rounds, chapter } = size;
     println!("everything is in {}", folder.display());
     println!("again: make chaos SEED={seed} ROUNDS={rounds} AGENTS={agents} CHAPTER={chapter}");

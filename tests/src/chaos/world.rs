@@ -57,7 +57,7 @@ pub struct Outcome {
 pub fn run(options: &Options, stop: &AtomicBool) -> Outcome {
     let began = Instant::now();
     let plan = plan::draw(options.seed, options.size);
-    let mut world = World::new(options, &plan);
+    let mut world = World::new(options, &plan, stop);
     let mut report = Report::default();
     let mut chapters = 0;
     for (step, action) in plan.iter().enumerate() {
@@ -99,7 +99,8 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Outcome {
     Outcome { complaints: report.complaints, summary }
 }
 
-struct World {
+struct World<'a> {
+    stop: &'a AtomicBool,
     folder: PathBuf,
     server: Server,
     server_disk: SmallDisk,
@@ -116,8 +117,8 @@ struct World {
     began: Instant,
 }
 
-impl World {
-    fn new(options: &Options, plan: &[Action]) -> Self {
+impl<'a> World<'a> {
+    fn new(options: &Options, plan: &[Action], stop: &'a AtomicBool) -> Self {
         let folder = options.folder.clone();
         let journal = File::create(folder.join("steps.log")).expect("a file in the run's folder");
         let make = |name: &str, size| {
@@ -135,6 +136,7 @@ impl World {
             ..Ledger::default()
         };
         let mut world = Self {
+            stop,
             folder,
             server,
             server_disk,
@@ -490,6 +492,9 @@ impl World {
             };
             if open.is_empty() {
                 return None;
+            }
+            if self.stop.load(Ordering::SeqCst) {
+                return Some("stopped by a signal while waiting for rest".to_owned());
             }
             if began.elapsed() > REST {
                 return Some(format!("not at rest after {REST:?}: {}", open.join("; ")));

@@ -350,6 +350,33 @@ async fn a_new_token_that_is_refused_is_given_up_for_the_one_before() {
 }
 
 #[tokio::test]
+async fn long_after_a_rotation_the_token_before_is_used_again_if_the_server_takes_no_other() {
+    let (dir, peer) = (tempfile::tempdir().unwrap(), Peer::new().await);
+    write_config(dir.path(), &peer.url());
+    let before = "cd".repeat(32);
+    fs::create_dir(dir.path().join("state")).unwrap();
+    fs::write(dir.path().join("state/token-previous"), format!("{before}\n")).unwrap();
+    let script = async {
+        // The server is away with its database, refuses everything, and then comes back from a backup.
+        for token in ["ab".repeat(32), before.clone(), "ab".repeat(32)] {
+            let (mut wire, connect) = peer.knock().await;
+            assert_eq!(connect.login.unwrap().password, token);
+            wire.send(Packet::ConnAck(ConnAck::new(ConnectReturnCode::BadUserNamePassword, false))).await;
+            while wire.packet().await.is_some() {}
+        }
+        assert!(fs::read_to_string(dir.path().join("fleet.conf")).unwrap().contains(&"ab".repeat(32)));
+        let (wire, connect) = peer.accept().await;
+        assert_eq!(connect.login.unwrap().password, before);
+        Server::greet(wire, Stored::default())
+            .await
+            .until(|server| !server.stored.heartbeats.is_empty())
+            .await;
+    };
+    beside(dir.path(), script).await;
+    assert!(fs::read_to_string(dir.path().join("fleet.conf")).unwrap().contains(&before));
+}
+
+#[tokio::test]
 async fn another_address_of_the_application_is_asked_at_once() {
     let (dir, peer) = (tempfile::tempdir().unwrap(), Peer::new().await);
     write_config(dir.path(), &peer.url());
