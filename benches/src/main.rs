@@ -5,6 +5,7 @@
 
 mod aims;
 mod bench_dir;
+mod fleet;
 mod fleet_broker;
 mod fleetd;
 mod fsync;

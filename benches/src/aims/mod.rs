@@ -1,9 +1,14 @@
 //! The aims, each in a file of its own: what is measured, how, and why it is not met where it is not.
 
+mod backlog;
 mod broker_memory;
+mod command;
 mod durable_heartbeats;
+mod frugality;
 mod herd;
+mod memory;
 mod pass_through;
+mod reads;
 
 use std::path::PathBuf;
 
@@ -49,7 +54,12 @@ pub(crate) struct Aim {
 /// In the order in which they run.
 pub(crate) const ALL: &[Aim] = &[
     Aim { number: 1, name: "durable acknowledged heartbeats", run: durable_heartbeats::run },
+    Aim { number: 2, name: "a backlog in batches", run: backlog::run },
     Aim { number: 3, name: "pass-through of the broker", run: pass_through::run },
+    Aim { number: 4, name: "a command from request to result", run: command::run },
+    Aim { number: 5, name: "memory", run: memory::run },
+    Aim { number: 6, name: "what an agent costs", run: frugality::run },
+    Aim { number: 7, name: "reads while heartbeats come in", run: reads::run },
     Aim { number: 8, name: "a herd of devices", run: herd::run },
     Aim { number: 9, name: "memory of an idle connection", run: broker_memory::run },
 ];
