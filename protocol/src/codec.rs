@@ -127,6 +127,14 @@ pub fn decode_records<T: DeserializeOwned>(
     payload: &[u8],
     limit_bytes: usize,
 ) -> Result<(Vec<Record<T>>, usize), CodecError> {
+    check_size(payload, limit_bytes)?;
+    // Nearly always everything is in order. Only if not, each record is looked at by itself.
+    if let Some(records) = all_good(payload) {
+        return match records.len() {
+            many if many > limit::RECORDS_PER_BATCH => Err(CodecError::TooManyRecords(many)),
+            _ => Ok((records.into_iter().map(|Strict(record)| Record::Good(record)).collect(), 0)),
+        };
+    }
     let values = match decode::<Value>(payload, limit_bytes)? {
         Value::Array(values) => values,
         one => vec![one],
@@ -138,6 +146,35 @@ pub fn decode_records<T: DeserializeOwned>(
     let records: Vec<_> = values.into_iter().filter_map(decode_record).collect();
     let without_seq = total - records.len();
     Ok((records, without_seq))
+}
+
+/// The records of a payload in one go, if all of them can be read.
+fn all_good<T: DeserializeOwned>(payload: &[u8]) -> Option<Vec<Strict<T>>> {
+    // RFC 8949, section 3.1: the major type.
+    match payload.first()? >> 5 {
+        4 => serde_cbor::from_slice(payload).ok(),
+        5 => serde_cbor::from_slice(payload).ok().map(|one| vec![one]),
+        _ => None,
+    }
+}
+
+/// A record as it has to be: a map. What serde derives would take a list of the fields in order as well.
+struct Strict<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Strict<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Visitor<T> {
+            type Value = Strict<T>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a record")
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Strict)
+            }
+        }
+        d.deserialize_map(Visitor(std::marker::PhantomData))
+    }
 }
 
 fn decode_record<T: DeserializeOwned>(value: Value) -> Option<Record<T>> {

@@ -309,6 +309,30 @@ fn deep_nesting_is_an_error_not_a_stack_overflow() {
 }
 
 #[test]
+fn a_record_is_a_map_and_not_a_list_of_its_fields() {
+    let good = codec::encode_packed(&CommandReport {
+        seq: 7,
+        connection: 1,
+        ts: 2,
+        id: "c".parse().unwrap(),
+        report_seq: 1,
+        state: "acked".to_owned(),
+        reason: None,
+        progress_percent: None,
+        result: None,
+        error: None,
+        nonce: None,
+        token_sha256: None,
+    });
+    // [8, 1, 2, "c", 1, "acked"]
+    let list = [0x86, 8, 1, 2, 0x61, b'c', 1, 0x65, b'a', b'c', b'k', b'e', b'd'];
+    let batch = codec::batch([good.unwrap().as_slice(), &list].into_iter());
+    let (records, without_seq) = codec::decode_records::<CommandReport>(&batch, LIMIT).unwrap();
+    assert_eq!((records.len(), without_seq), (1, 1));
+    assert!(matches!(&records[0], Record::Good(report) if report.seq == 7));
+}
+
+#[test]
 fn an_array_that_claims_more_than_it_holds_is_an_error() {
     assert!(
         codec::decode_records::<Heartbeat>(&[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], LIMIT)

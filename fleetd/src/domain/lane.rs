@@ -155,30 +155,42 @@ impl Lane {
         let mut taken = Taken::default();
         let Some(uplink) = uplink else {
             let result =
-                self.each::<Unread>(payload, limit::LARGEST_BYTES, &mut taken, |_, never| match never {});
+                self.each::<Unread>(payload, limit::LARGEST_BYTES, &mut taken, |_, _, never| match never {});
             taken.malformed = result.err().map(|error| error.to_string());
             return taken;
         };
         let result = match uplink {
             Uplink::Heartbeat => {
-                self.each(payload, heartbeat_limit(payload), &mut taken, |lane, heartbeat| {
-                    lane.heartbeat(&heartbeat, received_at)
+                let limit_bytes = heartbeat_limit(payload);
+                self.each(payload, limit_bytes, &mut taken, |lane, stored, heartbeat: Heartbeat| {
+                    lane.heartbeat(&heartbeat, received_at, stored)
+                        .map_err(|reason| Box::new((heartbeat, reason)))
                 })
             }
-            Uplink::Status => self.each(payload, limit::COMMAND_BYTES, &mut taken, |_, report| {
-                Ok(vec![Stored::Report(report)])
+            Uplink::Status => self.each(payload, limit::COMMAND_BYTES, &mut taken, |_, stored, report| {
+                stored.push(Stored::Report(report));
+                Ok(())
             }),
-            Uplink::Reported => self.each(payload, limit::COMMAND_BYTES, &mut taken, |_, reported| {
-                Ok(vec![Stored::Reported(reported)])
+            Uplink::Reported => {
+                self.each(payload, limit::COMMAND_BYTES, &mut taken, |_, stored, reported| {
+                    stored.push(Stored::Reported(reported));
+                    Ok(())
+                })
+            }
+            Uplink::Log => {
+                self.each(payload, limit::LOG_BATCH_BYTES, &mut taken, |_, stored, batch: LogBatch| {
+                    if batch.records.len() > limit::RECORDS_PER_BATCH {
+                        let reason = format!("more than {} lines", limit::RECORDS_PER_BATCH);
+                        return Err(Box::new((batch, reason)));
+                    }
+                    stored.push(Stored::Log(batch));
+                    Ok(())
+                })
+            }
+            Uplink::Event => self.each(payload, limit::COMMAND_BYTES, &mut taken, |_, stored, event| {
+                stored.push(Stored::Event(event));
+                Ok(())
             }),
-            Uplink::Log => self.each(payload, limit::LOG_BATCH_BYTES, &mut taken, |_, batch: LogBatch| {
-                if batch.records.len() > limit::RECORDS_PER_BATCH {
-                    return Err(format!("more than {} lines", limit::RECORDS_PER_BATCH));
-                }
-                Ok(vec![Stored::Log(batch)])
-            }),
-            Uplink::Event => self
-                .each(payload, limit::COMMAND_BYTES, &mut taken, |_, event| Ok(vec![Stored::Event(event)])),
             Uplink::Birth | Uplink::Presence => Ok(()),
         };
         if let Err(error) = result {
@@ -192,7 +204,8 @@ impl Lane {
         payload: &[u8],
         limit_bytes: usize,
         taken: &mut Taken,
-        mut accept: impl FnMut(&mut Self, T) -> Result<Vec<Stored>, String>,
+        // What is refused comes back, to be kept raw.
+        mut accept: impl FnMut(&mut Self, &mut Vec<Stored>, T) -> Result<(), Box<(T, String)>>,
     ) -> Result<(), CodecError>
     where
         T: serde::de::DeserializeOwned + serde::Serialize + Numbered,
@@ -229,10 +242,14 @@ impl Lane {
             taken.acknowledge = true;
             match record {
                 Record::Good(good) => {
-                    let raw = codec::encode_named(&good).unwrap_or_default();
-                    match refused.map_or_else(|| accept(self, good), |why| Err(why.to_owned())) {
-                        Ok(stored) => taken.stored.extend(stored),
-                        Err(reason) => taken.stored.push(poison(seq, raw, reason)),
+                    let accepted = match refused {
+                        None => accept(self, &mut taken.stored, good),
+                        Some(why) => Err(Box::new((good, why.to_owned()))),
+                    };
+                    if let Err(refused) = accepted {
+                        let (refused, reason) = *refused;
+                        let raw = codec::encode_named(&refused).unwrap_or_default();
+                        taken.stored.push(poison(seq, raw, reason));
                     }
                 }
                 Record::Poison { seq, raw, reason } => taken.stored.push(poison(seq, raw, reason)),
@@ -275,15 +292,22 @@ impl Lane {
         connection.is_none_or(|connection| u64::from(connection) == born.birth.connection % 65_536)
     }
 
-    fn heartbeat(&self, heartbeat: &Heartbeat, received_at: i64) -> Result<Vec<Stored>, String> {
-        let Some(born) = &self.born else { return Ok(Vec::new()) };
+    fn heartbeat(
+        &self,
+        heartbeat: &Heartbeat,
+        received_at: i64,
+        stored: &mut Vec<Stored>,
+    ) -> Result<(), String> {
+        let Some(born) = &self.born else { return Ok(()) };
         let anchor = Anchor::of(&born.birth, born.at);
         let at = anchor.taken_at(heartbeat.ts, heartbeat.since_boot_ms, received_at);
         let sample = Sample::from_record(heartbeat, &born.birth, at, received_at);
         sample.check()?;
-        let fresh = is_fresh(at, received_at, born.birth.interval_seconds.min(3600));
-        let alive = fresh.then_some(Stored::Alive(at));
-        Ok(alive.into_iter().chain([Stored::Heartbeat(Box::new(sample))]).collect())
+        if is_fresh(at, received_at, born.birth.interval_seconds.min(3600)) {
+            stored.push(Stored::Alive(at));
+        }
+        stored.push(Stored::Heartbeat(Box::new(sample)));
+        Ok(())
     }
 }
 

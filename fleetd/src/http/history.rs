@@ -19,6 +19,8 @@ use crate::store::{dispatch, heartbeats as stored, records as committed, rollups
 
 /// Most bytes of a heartbeat by HTTP.
 const HEARTBEAT_MAX_BYTES: usize = 64 * 1024;
+/// Heartbeats of a page at most: a day of them, one a minute, in one answer.
+const HEARTBEATS_MAX: i64 = 1_500;
 const HOUR_MS: i64 = 3_600_000;
 /// The longest span of metrics that can be asked for: two years and a bit, as long as roll-ups are kept by default.
 const SPAN_MAX_HOURS: i64 = 24 * 800;
@@ -120,7 +122,7 @@ fn without_nulls(value: Value) -> Value {
 /// `GET /devices/{id}/heartbeats`
 pub(super) async fn heartbeats(request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
-    let page = query.page()?;
+    let page = query.page_up_to(HEARTBEATS_MAX)?;
     let since = query.time("since")?.unwrap_or(0);
     // One past the newest: the span is open at its end.
     let until = query.time("until")?.unwrap_or_else(|| request.app.clock.now_ms().saturating_add(1));

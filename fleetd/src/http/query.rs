@@ -89,9 +89,14 @@ impl Query {
 
     /// Takes `page` and `page_size`.
     pub(super) fn page(&mut self) -> Result<Page, Problem> {
+        self.page_up_to(PAGE_SIZE_MAX)
+    }
+
+    /// As [`Self::page`], for lists whose pages may have another number of entries at most.
+    pub(super) fn page_up_to(&mut self, most: i64) -> Result<Page, Problem> {
         Ok(Page {
             page: self.number("page", 1, PAGE_MAX)?.unwrap_or(1),
-            page_size: self.number("page_size", 1, PAGE_SIZE_MAX)?.unwrap_or(PAGE_SIZE_DEFAULT),
+            page_size: self.number("page_size", 1, most)?.unwrap_or(PAGE_SIZE_DEFAULT),
         })
     }
 

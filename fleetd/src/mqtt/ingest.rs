@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use broker::{Broker, Message, QoS, ServicePublisher, ServiceSubscriber};
+use futures_util::FutureExt as _;
 use protocol::{
     codec,
     topic::{Topic, Uplink, subtree_of},
@@ -17,10 +18,9 @@ use crate::{
 
 /// A batch is closed at so many messages, ...
 const BATCH_MESSAGES: usize = 512;
-/// ... so many bytes, ...
+/// ... or so many bytes, or when nothing more is there: what comes during a commit makes the next batch, so that the
+/// batches grow with the load, and nobody waits when there is none.
 const BATCH_BYTES: usize = 2 << 20;
-/// ... or when nothing more has come for so long.
-const BATCH_WAIT: Duration = Duration::from_millis(2);
 /// A presence that is not of the last birth is rewritten if no birth has come within this time: topics are not ordered
 /// among each other, and the birth that belongs to it may be just behind.
 const PRESENCE_WAIT: Duration = Duration::from_secs(1);
@@ -44,7 +44,8 @@ pub async fn run(
         let mut bytes = first.payload.len();
         let mut batch: Vec<Incoming> = incoming(&broker, first).into_iter().collect();
         while batch.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
-            let Ok(Some(message)) = tokio::time::timeout(BATCH_WAIT, subscriber.recv()).await else { break };
+            // Dropping the future loses nothing.
+            let Some(Some(message)) = subscriber.recv().now_or_never() else { break };
             bytes += message.payload.len();
             batch.extend(incoming(&broker, message));
         }

@@ -2,11 +2,12 @@
 //! device that is out of service has none.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use broker::{QoS, ServicePublisher};
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 use super::{acknowledge, publish};
 use crate::{
     app::{AppState, Worker},
-    domain::org::OrgId,
+    domain::summary::DeviceSummary,
     service::ingest::Ingest,
     store::{StoreError, summaries, views},
     worker,
@@ -26,6 +27,11 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(60);
 /// Changes are gathered for so long, so that a busy device does not have its view written for every message.
 const GATHER: Duration = Duration::from_millis(200);
+const GATHER_MOST: Duration = Duration::from_secs(5);
+/// After a look this many times as long as it took: views may take a small part of the machine, and lag for that.
+const REST: u32 = 9;
+/// Devices that are read together.
+const AT_ONCE: usize = 50;
 /// Changes are looked for a little further back than the last look, since clocks and commits are not one.
 const OVERLAP_MS: i64 = 5_000;
 
@@ -41,11 +47,12 @@ pub async fn run(
         let (ingest, publisher, seen_until) = (ingest.clone(), publisher.clone(), seen_until.clone());
         async move {
             let now = app.clock.now_ms();
+            let began = Instant::now();
             let mut changed = app.views.take();
             match step(&app, &ingest, &publisher, &mut changed, seen_until.load(Ordering::Relaxed)).await {
                 Ok(()) => {
                     seen_until.store(now - OVERLAP_MS, Ordering::Relaxed);
-                    tokio::time::sleep(GATHER).await;
+                    tokio::time::sleep(GATHER.max(began.elapsed() * REST).min(GATHER_MOST)).await;
                     Ok(())
                 }
                 Err(error) => {
@@ -68,23 +75,28 @@ async fn step(
     since: i64,
 ) -> Result<(), StoreError> {
     changed.extend(views::changed_since(&app.store, since).await?);
-    for device_id in changed.iter() {
-        let Some(names) = views::names(&app.store, device_id).await? else { continue };
-        let name = (names.org.clone(), names.device.clone());
-        let topic = Topic::View { org: names.org, device: names.device };
+    let changed: Vec<String> = changed.iter().cloned().collect();
+    for some in changed.chunks(AT_ONCE) {
         let now_ms = app.clock.now_ms();
-        let payload = match summaries::one(&app.store, &OrgId::new(names.org_id), device_id, now_ms).await? {
-            Some(summary) => {
-                if let Some(ack) = ingest.target_is(&name, summary.target_version.as_deref()).await {
-                    acknowledge(publisher, name, &ack).await;
+        let summaries = summaries::several(&app.store, some, now_ms).await?;
+        let summaries: HashMap<&str, &DeviceSummary> =
+            summaries.iter().map(|summary| (summary.id.as_str(), summary)).collect();
+        for (id, names) in views::names(&app.store, some).await? {
+            let name = (names.org.clone(), names.device.clone());
+            let topic = Topic::View { org: names.org, device: names.device };
+            let payload = match summaries.get(id.as_str()) {
+                Some(summary) => {
+                    if let Some(ack) = ingest.target_is(&name, summary.target_version.as_deref()).await {
+                        acknowledge(publisher, name, &ack).await;
+                    }
+                    serde_json::to_vec(summary).unwrap_or_default()
                 }
-                serde_json::to_vec(&summary).unwrap_or_default()
-            }
-            // An empty retained message clears the topic.
-            None => Vec::new(),
-        };
-        publish(publisher, &topic, payload, QoS::AtMostOnce, true).await;
-        app.metrics.add("fleet_views_published_total", 1);
+                // An empty retained message clears the topic.
+                None => Vec::new(),
+            };
+            publish(publisher, &topic, payload, QoS::AtMostOnce, true).await;
+            app.metrics.add("fleet_views_published_total", 1);
+        }
     }
     Ok(())
 }

@@ -147,7 +147,7 @@ pub async fn http_heartbeat(
     let mut statements = heartbeats::make_day(Day::of(now)).to_vec();
     statements.push(device_state::put_alive_http(key, now));
     statements.push(device_state::put_http(key, ip_address));
-    statements.push(heartbeats::insert(key, &sample));
+    statements.extend(heartbeats::insert(key, std::slice::from_ref(&sample)));
     statements.push(device_state::put_latest(key, &sample));
     app.store.apply(statements).await?;
     app.metrics.add("fleet_heartbeats_http_total", 1);

@@ -5,3 +5,6 @@ pub(super) const ROW_NUMBER: &str = "INTEGER PRIMARY KEY";
 
 /// Gives free pages back to the file system, a bounded number at a time.
 pub(super) const GIVE_BACK: &str = "PRAGMA incremental_vacuum(4000)";
+
+/// The number of the row that this connection has added last.
+pub(super) const LAST_ROW: &str = "last_insert_rowid()";

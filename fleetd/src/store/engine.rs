@@ -181,18 +181,26 @@ enum Expectation {
     Exactly(u64),
 }
 
-/// One SQL statement of a transaction.
+/// One SQL statement of a transaction; with several rows of parameters it is run once for each.
 #[derive(Clone, Debug)]
 pub struct Statement {
     sql: Cow<'static, str>,
     params: Vec<Value>,
+    more: Vec<Vec<Value>>,
     expectation: Expectation,
 }
 
 impl Statement {
     /// This SQL with these parameters ([`values!`](crate::values)).
     pub fn new(sql: impl Into<Cow<'static, str>>, params: Vec<Value>) -> Self {
-        Self { sql: sql.into(), params, expectation: Expectation::Anything }
+        Self { sql: sql.into(), params, more: Vec::new(), expectation: Expectation::Anything }
+    }
+
+    /// Runs once more with these parameters, right after the others.
+    #[must_use]
+    pub fn and(mut self, params: Vec<Value>) -> Self {
+        self.more.push(params);
+        self
     }
 
     /// Compare and swap: unless exactly `rows` rows change, the transaction fails with [`StoreError::Conflict`].
@@ -208,16 +216,21 @@ impl Statement {
         &self.sql
     }
 
-    /// The parameters, `?1` first.
+    /// The parameters, `?1` first; of several runs those of the first.
     #[must_use]
     pub fn params(&self) -> &[Value] {
         &self.params
     }
 
+    /// The parameters of every run, in order.
+    pub(super) fn runs(&self) -> impl Iterator<Item = &[Value]> {
+        std::iter::once(self.params.as_slice()).chain(self.more.iter().map(Vec::as_slice))
+    }
+
     /// Bytes, roughly, that this statement puts into a commit.
     #[must_use]
     pub fn weight(&self) -> usize {
-        64 + self.params.iter().map(Value::weight).sum::<usize>()
+        self.runs().map(|params| 64 + params.iter().map(Value::weight).sum::<usize>()).sum()
     }
 
     /// Checks the number of rows changed against the expectation.

@@ -1,7 +1,9 @@
 //! Raw heartbeats: one table for each day of arrival (UTC).
 //!
 //! A table is only appended to while its day lasts, gets an index by device when the day is over (sealed), and is
-//! dropped whole when its retention is. Nothing is ever deleted row by row.
+//! dropped whole when its retention is. Nothing is ever deleted row by row. Until there is an index each row names the
+//! row before it of the same device, and `device_state` the last one: a device's rows are found without looking at
+//! others', and a heartbeat still costs no page of an index.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +11,9 @@ use protocol::message::{HeartbeatJson, HeartbeatMetrics, HeartbeatStatus, rfc333
 use serde::Serialize;
 
 use super::{
-    Row, Statement, Store, StoreError, Value, device_state::DeviceKey, dialect::ROW_NUMBER,
+    Row, Statement, Store, StoreError, Value,
+    device_state::DeviceKey,
+    dialect::{LAST_ROW, ROW_NUMBER},
     rollups::read_rollup,
 };
 use crate::{
@@ -72,54 +76,71 @@ pub fn make_day(day: Day) -> [Statement; 2] {
          mem_percent DOUBLE PRECISION, disk_free_gb DOUBLE PRECISION, disk_total_gb DOUBLE PRECISION, \
          temperature_c DOUBLE PRECISION, load_1 DOUBLE PRECISION, load_5 DOUBLE PRECISION, load_15 DOUBLE PRECISION, \
          recording_active BIGINT NOT NULL, mixer_active BIGINT NOT NULL, active_inputs TEXT, \
-         degradation_level BIGINT NOT NULL, live BIGINT, errors TEXT)",
+         degradation_level BIGINT NOT NULL, live BIGINT, errors TEXT, before BIGINT)",
         day.table()
     );
     let listed = "INSERT INTO heartbeat_days (day) VALUES (?1) ON CONFLICT (day) DO NOTHING";
     [Statement::new(sql, Vec::new()), Statement::new(listed, values![day.number()])]
 }
 
-/// Adds a heartbeat to the table of its day of arrival, which must be there.
+/// Adds heartbeats of one device that arrived at the same time to the table of their day of arrival, which must be there.
+/// The statements belong together: nothing may come between them.
 #[must_use]
-pub fn insert(key: &DeviceKey, sample: &Sample) -> Statement {
+pub fn insert(key: &DeviceKey, samples: &[Sample]) -> Vec<Statement> {
+    let Some((first, others)) = samples.split_first() else { return Vec::new() };
+    let day = Day::of(first.received_at);
+    let (table, number) = (day.table(), day.number());
     let sql = format!(
-        "INSERT INTO {} (device_id, org_id, received_at, taken_at, ts, state_id, seq, interval_seconds, version, \
+        "INSERT INTO {table} (device_id, org_id, received_at, taken_at, ts, state_id, seq, interval_seconds, version, \
          uptime_seconds, cpu_percent, mem_percent, disk_free_gb, disk_total_gb, temperature_c, load_1, load_5, load_15, \
-         recording_active, mixer_active, active_inputs, degradation_level, live, errors) VALUES (?1, ?2, ?3, ?4, ?5, \
-         ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)",
-        Day::of(sample.received_at).table()
+         recording_active, mixer_active, active_inputs, degradation_level, live, errors, before) VALUES (?1, ?2, ?3, ?4, \
+         ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, CASE ?25 WHEN 1 \
+         THEN (SELECT CASE heartbeat_day WHEN {number} THEN heartbeat_row END FROM device_state WHERE device_id = ?1) \
+         ELSE {LAST_ROW} END)"
     );
+    let insert = Statement::new(sql, columns(key, first, true));
+    let insert = others.iter().fold(insert, |insert, sample| insert.and(columns(key, sample, false)));
+    let head = format!(
+        "INSERT INTO device_state (device_id, org_id, heartbeat_day, heartbeat_row) VALUES (?1, ?2, {number}, {LAST_ROW}) \
+         ON CONFLICT (device_id) DO UPDATE SET heartbeat_day = {number}, heartbeat_row = excluded.heartbeat_row, \
+         day_before = CASE heartbeat_day WHEN {number} THEN day_before ELSE heartbeat_day END, \
+         row_before = CASE heartbeat_day WHEN {number} THEN row_before ELSE heartbeat_row END, \
+         chain_broken_to = CASE WHEN heartbeat_day > {number} AND heartbeat_day > coalesce(chain_broken_to, 0) \
+         THEN heartbeat_day ELSE chain_broken_to END"
+    );
+    vec![insert, Statement::new(head, values![key.device_id.as_str(), key.org_id.as_str()])]
+}
+
+fn columns(key: &DeviceKey, sample: &Sample, is_first: bool) -> Vec<Value> {
     let (json, metrics, status) = (&sample.json, &sample.json.metrics, &sample.json.status);
     let whole = |number: u64| i64::try_from(number).ok();
-    Statement::new(
-        sql,
-        values![
-            key.device_id.as_str(),
-            key.org_id.as_str(),
-            sample.received_at,
-            sample.at,
-            sample.ts,
-            sample.record.map(|(state_id, _)| state_id.to_string()),
-            sample.record.and_then(|(_, seq)| whole(seq)),
-            sample.interval_seconds,
-            json.version.as_deref(),
-            json.uptime_seconds.and_then(whole),
-            metrics.cpu_percent,
-            metrics.mem_percent,
-            metrics.disk_free_gb,
-            metrics.disk_total_gb,
-            metrics.temperature_c,
-            metrics.load_avg.map(|load| load[0]),
-            metrics.load_avg.map(|load| load[1]),
-            metrics.load_avg.map(|load| load[2]),
-            status.recording_active,
-            status.mixer_active,
-            list_to_text(&status.active_inputs),
-            status.degradation_level,
-            sample.live,
-            list_to_text(&json.errors),
-        ],
-    )
+    values![
+        key.device_id.as_str(),
+        key.org_id.as_str(),
+        sample.received_at,
+        sample.at,
+        sample.ts,
+        sample.record.map(|(state_id, _)| state_id.to_string()),
+        sample.record.and_then(|(_, seq)| whole(seq)),
+        sample.interval_seconds,
+        json.version.as_deref(),
+        json.uptime_seconds.and_then(whole),
+        metrics.cpu_percent,
+        metrics.mem_percent,
+        metrics.disk_free_gb,
+        metrics.disk_total_gb,
+        metrics.temperature_c,
+        metrics.load_avg.map(|load| load[0]),
+        metrics.load_avg.map(|load| load[1]),
+        metrics.load_avg.map(|load| load[2]),
+        status.recording_active,
+        status.mixer_active,
+        list_to_text(&status.active_inputs),
+        status.degradation_level,
+        sample.live,
+        list_to_text(&json.errors),
+        is_first,
+    ]
 }
 
 fn list_to_text(list: &[String]) -> Option<String> {
@@ -211,6 +232,73 @@ pub async fn days(store: &Store) -> Result<Vec<DayInfo>, StoreError> {
     Ok(days)
 }
 
+/// Where a device's last rows lie, for the days without an index.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chain {
+    newest: Option<(i64, i64)>,
+    before: Option<(i64, i64)>,
+    broken_to: i64,
+}
+
+/// Where the rows of a device are to be looked for in a day's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// There are none.
+    Nowhere,
+    /// Along the chain that ends in this row.
+    Chain(i64),
+    /// In the whole table: by its index, or row by row if it has none.
+    Table,
+}
+
+impl Chain {
+    async fn of(store: &Store, key: &DeviceKey) -> Result<Self, StoreError> {
+        const SQL: &str = "SELECT heartbeat_day, heartbeat_row, day_before, row_before, chain_broken_to FROM device_state \
+                           WHERE device_id = ?1";
+        let Some(row) = store.query_one(SQL, values![key.device_id.as_str()]).await? else {
+            return Ok(Self::default());
+        };
+        Ok(Self {
+            newest: row.opt_int("heartbeat_day")?.zip(row.opt_int("heartbeat_row")?),
+            before: row.opt_int("day_before")?.zip(row.opt_int("row_before")?),
+            broken_to: row.opt_int("chain_broken_to")?.unwrap_or(0),
+        })
+    }
+
+    fn way(self, info: DayInfo) -> Way {
+        let day = info.day.number();
+        if info.sealed || day <= self.broken_to {
+            return Way::Table;
+        }
+        match (self.newest, self.before) {
+            (Some((newest, row)), _) if newest == day => Way::Chain(row),
+            (Some((newest, _)), _) if newest < day => Way::Nowhere,
+            (_, Some((before, row))) if before == day => Way::Chain(row),
+            // Two other days have come since: whether it was heard on this one is not known here.
+            (_, Some((before, _))) if before > day => Way::Table,
+            _ => Way::Nowhere,
+        }
+    }
+}
+
+/// SQL for a device's rows past the row `after` (SQL) of a day: what comes before the SELECT, and the table, which may
+/// hold others' rows as well. What it needs is added to the parameters.
+fn rows_of(info: DayInfo, way: Way, after: &str, params: &mut Vec<Value>) -> Option<(String, String)> {
+    let table = info.day.table();
+    let row = match way {
+        Way::Nowhere => return None,
+        Way::Table => return Some((String::new(), table)),
+        Way::Chain(row) => row,
+    };
+    params.push(row.into());
+    let last = params.len();
+    let with = format!(
+        "WITH RECURSIVE own AS (SELECT * FROM {table} WHERE id = ?{last} AND id > {after} \
+         UNION ALL SELECT h.* FROM own o JOIN {table} h ON h.id = o.before AND h.id > {after})"
+    );
+    Some((with, "own".to_owned()))
+}
+
 /// One page of a device's heartbeats that arrived in `since ≤ received_at < until` (ms), newest first, and how many
 /// there are in all. `page` counts from 1.
 ///
@@ -229,19 +317,22 @@ pub async fn list(
     let mut total = 0;
     let mut items = Vec::new();
     let (first, last) = (Day::of(since), Day::of(until));
+    let chain = Chain::of(store, key).await?;
     for info in days(store).await?.iter().rev().filter(|info| (first..=last).contains(&info.day)) {
-        let table = info.day.table();
         let filter = "device_id = ?1 AND org_id = ?2 AND received_at >= ?3 AND received_at < ?4";
-        let params = || values![key.device_id.as_str(), key.org_id.as_str(), since, until];
-        let counted = format!("SELECT count(*) AS n FROM {table} WHERE {filter}");
-        let here = store.query_one(counted, params()).await?.map_or(Ok(0), |row| row.int("n"))?;
+        let mut params = values![key.device_id.as_str(), key.org_id.as_str(), since, until];
+        let Some((with, table)) = rows_of(*info, chain.way(*info), "0", &mut params) else { continue };
+        let counted = format!("{with} SELECT count(*) AS n FROM {table} WHERE {filter}");
+        let here = store.query_one(counted, params.clone()).await?.map_or(Ok(0), |row| row.int("n"))?;
         total += here;
         if wanted > 0 && skip < here {
+            params.extend(values![wanted, skip]);
+            let (limit, offset) = (params.len() - 1, params.len());
             let sql = format!(
-                "SELECT * FROM {table} WHERE {filter} ORDER BY received_at DESC, id DESC LIMIT ?5 OFFSET ?6"
+                "{with} SELECT * FROM {table} WHERE {filter} ORDER BY received_at DESC, id DESC \
+                 LIMIT ?{limit} OFFSET ?{offset}"
             );
-            let page = [params(), values![wanted, skip]].concat();
-            let rows = store.query(sql, page).await?;
+            let rows = store.query(sql, params).await?;
             wanted -= i64::try_from(rows.len()).unwrap_or(i64::MAX);
             items.extend(rows.iter().map(|row| read(row, info.day)).collect::<Result<Vec<_>, _>>()?);
         }
@@ -296,15 +387,17 @@ pub async fn by_period(
         ));
     }
     let mut periods: BTreeMap<i64, Rollup> = BTreeMap::new();
+    let chain = Chain::of(store, key).await?;
     // Nothing is taken after it arrived, so that earlier days hold nothing of the span; later ones may.
     for info in days(store).await?.iter().filter(|info| info.day >= Day::of(from)) {
         let after = if only_new { info.aggregated_id } else { 0 };
+        let mut params =
+            values![key.device_id.as_str(), key.org_id.as_str(), from, to, step_ms.max(1), after];
+        let Some((with, table)) = rows_of(*info, chain.way(*info), "?6", &mut params) else { continue };
         let sql = format!(
-            "SELECT {sums} FROM {} WHERE device_id = ?1 AND org_id = ?2 AND taken_at >= ?3 AND taken_at < ?4 AND id > ?6 \
-             GROUP BY {period}",
-            info.day.table()
+            "{with} SELECT {sums} FROM {table} WHERE device_id = ?1 AND org_id = ?2 AND taken_at >= ?3 AND taken_at < ?4 \
+             AND id > ?6 GROUP BY {period}"
         );
-        let params = values![key.device_id.as_str(), key.org_id.as_str(), from, to, step_ms.max(1), after];
         for row in store.query(sql, params).await? {
             let (starts_at, rollup) = read_rollup(&row)?;
             periods.entry(starts_at).or_default().merge(&rollup);

@@ -112,7 +112,8 @@ impl Sqlite {
         let work = tokio::task::spawn_blocking(move || {
             // As many permits as connections: one is there.
             let Some(connection) = lock(&pool).pop() else { return Err(closed(&sql)) };
-            let rows = execute(&connection, &sql, &params).map(|outcome| outcome.rows);
+            let once = std::iter::once(params.as_slice());
+            let rows = execute(&connection, &sql, once).map(|outcome| outcome.rows);
             lock(&pool).push(connection);
             drop(permit);
             rows.map_err(|source| classify(source, &sql, &path))
@@ -208,20 +209,30 @@ impl Writer {
             rusqlite::Transaction::new_unchecked(&self.connection, rusqlite::TransactionBehavior::Immediate)
                 .map_err(failed)?;
         let mut answers = Vec::with_capacity(group.len());
+        let command = |sql| -> rusqlite::Result<()> {
+            self.connection.prepare_cached(sql)?.execute([])?;
+            Ok(())
+        };
+        if let [alone] = group {
+            // If it fails, so does the transaction: there is nothing else in it.
+            answers.push(Ok(self.run_job(alone)?));
+            transaction.commit().map_err(failed)?;
+            return Ok(answers);
+        }
         for job in group {
-            self.connection.execute_batch("SAVEPOINT job").map_err(failed)?;
+            command("SAVEPOINT job").map_err(failed)?;
             let answer = self.run_job(job);
             if let Err(error) = answer {
                 if self.connection.is_autocommit() {
                     // The engine has undone the whole transaction.
                     return Err(error);
                 }
-                self.connection.execute_batch("ROLLBACK TO job").map_err(failed)?;
+                command("ROLLBACK TO job").map_err(failed)?;
                 answers.push(Err(error));
             } else {
                 answers.push(answer);
             }
-            self.connection.execute_batch("RELEASE job").map_err(failed)?;
+            command("RELEASE job").map_err(failed)?;
         }
         transaction.commit().map_err(failed)?;
         Ok(answers)
@@ -230,7 +241,7 @@ impl Writer {
     fn run_job(&self, job: &Job) -> Answer {
         let mut outcomes = Vec::with_capacity(job.statements.len());
         for statement in &job.statements {
-            let outcome = execute(&self.connection, statement.sql(), statement.params())
+            let outcome = execute(&self.connection, statement.sql(), statement.runs())
                 .map_err(|source| classify(source, statement.sql(), &self.path))?;
             statement.check(outcome.changed)?;
             outcomes.push(outcome);
@@ -250,7 +261,7 @@ pub(super) fn apply_alone(
         rusqlite::Transaction::new_unchecked(connection, rusqlite::TransactionBehavior::Immediate)
             .map_err(failed)?;
     for statement in statements {
-        let outcome = execute(connection, statement.sql(), statement.params())
+        let outcome = execute(connection, statement.sql(), statement.runs())
             .map_err(|source| classify(source, statement.sql(), path))?;
         statement.check(outcome.changed)?;
     }
@@ -266,19 +277,25 @@ fn weight(job: &Job) -> usize {
     job.statements.iter().map(Statement::weight).sum()
 }
 
-fn execute(connection: &Connection, sql: &str, params: &[Value]) -> rusqlite::Result<Outcome> {
+fn execute<'a>(
+    connection: &Connection,
+    sql: &str,
+    runs: impl Iterator<Item = &'a [Value]>,
+) -> rusqlite::Result<Outcome> {
     let mut statement = connection.prepare_cached(sql)?;
     let columns: Arc<[String]> = statement.column_names().map(str::to_owned).collect();
     let before = connection.total_changes();
-    let mut found = statement.query(rusqlite::params_from_iter(params.iter().map(to_sql)))?;
     let mut rows = Vec::new();
-    while let Some(row) = found.next()? {
-        let values = (0..columns.len())
-            .map(|at| row.get_ref(at).and_then(from_sql))
-            .collect::<rusqlite::Result<_>>()?;
-        rows.push(Row::new(columns.clone(), values));
+    for params in runs {
+        let mut found = statement.query(rusqlite::params_from_iter(params.iter().map(to_sql)))?;
+        while let Some(row) = found.next()? {
+            let mut values = Vec::with_capacity(columns.len());
+            for at in 0..columns.len() {
+                values.push(row.get_ref(at).and_then(from_sql)?);
+            }
+            rows.push(Row::new(columns.clone(), values));
+        }
     }
-    drop(found);
     Ok(Outcome { changed: connection.total_changes() - before, rows })
 }
 

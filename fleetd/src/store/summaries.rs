@@ -2,6 +2,7 @@
 
 use super::device_state::{DeviceState, STATE_COLUMNS};
 use super::targets::LOCK_OF_DEVICE;
+use super::views::placeholders;
 use super::{Row, Store, StoreError, Value, parse_column};
 use crate::domain::device::{DeviceRowId, DeviceStatus};
 use crate::domain::org::OrgId;
@@ -141,8 +142,11 @@ pub async fn list(
         };
         also(&found, like_pattern(text).into());
     }
+    // Without the join where it is not asked for, so that an index alone can count.
+    let asks_for_state = selection.status.is_some() || selection.version.is_some();
+    let counted = if asks_for_state { FROM } else { "FROM devices d" };
     let total = store
-        .query_one(format!("SELECT count(*) AS total {FROM} WHERE {conditions}"), params.clone())
+        .query_one(format!("SELECT count(*) AS total {counted} WHERE {conditions}"), params.clone())
         .await?
         .map_or(Ok(0), |row| row.int("total"))?;
     let key = selection.sort.sql();
@@ -150,10 +154,19 @@ pub async fn list(
     params.extend([selection.now_ms.into(), selection.limit.into(), selection.offset.into()]);
     let (now, limit, offset) = (params.len() - 2, params.len() - 1, params.len());
     let from = from_with_lock(now);
+    let order = match selection.sort {
+        // Never NULL and never twice: an index has this order.
+        SortKey::DeviceId => format!("{key} {direction}"),
+        _ => format!("CASE WHEN {key} IS NULL THEN 1 ELSE 0 END, {key} {direction}, d.device_id {direction}"),
+    };
+    let sorted = match selection.sort {
+        SortKey::Status | SortKey::LastHeartbeat | SortKey::CurrentVersion => FROM,
+        _ => counted,
+    };
+    // The page first: what is skipped or sorted drags nothing else along.
     let sql = format!(
-        "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS}, {MORE} {from} WHERE {conditions} \
-         ORDER BY CASE WHEN {key} IS NULL THEN 1 ELSE 0 END, {key} {direction}, d.device_id {direction} \
-         LIMIT ?{limit} OFFSET ?{offset}"
+        "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS}, {MORE} {from} WHERE d.id IN \
+         (SELECT d.id {sorted} WHERE {conditions} ORDER BY {order} LIMIT ?{limit} OFFSET ?{offset}) ORDER BY {order}"
     );
     let rows = store.query(sql, params).await?;
     Ok((rows.iter().map(read).collect::<Result<_, _>>()?, total))
@@ -176,6 +189,20 @@ pub async fn one(
          ORDER BY CASE WHEN d.device_id = ?2 THEN 0 ELSE 1 END LIMIT 1"
     );
     store.query_one(sql, values![org.as_str(), id, now_ms]).await?.map(|row| read(&row)).transpose()
+}
+
+/// Several devices by their rows, whatever their organisations; those that are not in service are left out.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn several(store: &Store, rows: &[String], now_ms: i64) -> Result<Vec<DeviceSummary>, StoreError> {
+    let (from, wanted) = (from_with_lock(1), placeholders(2, rows.len()));
+    let sql = format!(
+        "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS}, {MORE} {from} \
+         WHERE d.id IN ({wanted}) AND d.decommissioned_at IS NULL"
+    );
+    let params = std::iter::once(now_ms.into()).chain(rows.iter().map(Value::from)).collect();
+    store.query(sql, params).await?.iter().map(read).collect()
 }
 
 /// How many devices have each status, over all organisations; for the metrics.

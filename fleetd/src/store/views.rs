@@ -2,7 +2,7 @@
 
 use protocol::id::{DeviceId, OrgSlug};
 
-use super::{Store, StoreError, parse_column};
+use super::{Row, Store, StoreError, Value, parse_column};
 use crate::values;
 
 /// What a device's topic is made of.
@@ -26,20 +26,29 @@ pub async fn changed_since(store: &Store, since: i64) -> Result<Vec<String>, Sto
     store.query(SQL, values![since]).await?.iter().map(|row| row.text("id")).collect()
 }
 
-/// The names of a device, in service or not.
+/// The names of devices, in service or not, by row id.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn names(store: &Store, device_id: &str) -> Result<Option<Names>, StoreError> {
-    const SQL: &str = "SELECT d.org_id, o.slug, d.device_id FROM devices d JOIN organizations o ON o.id = d.org_id \
-                       WHERE d.id = ?1";
-    let row = store.query_one(SQL, values![device_id]).await?;
-    row.map(|row| {
-        Ok(Names {
+pub async fn names(store: &Store, device_ids: &[String]) -> Result<Vec<(String, Names)>, StoreError> {
+    let sql = format!(
+        "SELECT d.id, d.org_id, o.slug, d.device_id FROM devices d JOIN organizations o ON o.id = d.org_id \
+         WHERE d.id IN ({})",
+        placeholders(1, device_ids.len())
+    );
+    let rows = store.query(sql, device_ids.iter().map(Value::from).collect()).await?;
+    let read = |row: &Row| {
+        let names = Names {
             org_id: row.text("org_id")?,
-            org: parse_column(&row, "slug")?,
-            device: parse_column(&row, "device_id")?,
-        })
-    })
-    .transpose()
+            org: parse_column(row, "slug")?,
+            device: parse_column(row, "device_id")?,
+        };
+        Ok((row.text("id")?, names))
+    };
+    rows.iter().map(read).collect()
+}
+
+/// So many parameters in a list, from `?{first}` on.
+pub(super) fn placeholders(first: usize, count: usize) -> String {
+    (first..first + count).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ")
 }

@@ -99,23 +99,12 @@ impl Dispatcher {
 
     async fn look(&self, marked: &std::collections::BTreeSet<String>) -> Result<(), StoreError> {
         let store = &self.app.store;
-        let mut devices: BTreeMap<DeviceRowId, (Target, Vec<Command>)> = BTreeMap::new();
-        // Commands are read before their devices: with a state database that is newer than the command, never older.
-        if self.full_is_due() {
-            let began = Instant::now();
-            self.end_overdue().await?;
-            let after = self.with_memory(|memory| std::mem::take(&mut memory.after));
-            let (mut commands, after) = lookup::open_of_connected(store, &after, COMMANDS_MAX).await?;
-            for target in lookup::waiting(store).await? {
-                let open = commands.remove(&target.id).unwrap_or_default();
-                devices.insert(target.id.clone(), (target, open));
-            }
-            let next = Instant::now() + FULL_EVERY.max(began.elapsed() * FULL_SHARE);
-            self.with_memory(|memory| (memory.next_full, memory.after) = (Some(next), after));
-        }
+        // First those that somebody waits for.
         let loaded: Vec<Result<_, StoreError>> = stream::iter(marked.clone())
             .map(|id| async move {
                 let id = DeviceRowId::new(id);
+                // Commands are read before their devices: with a state database that is newer than the command, never
+                // older.
                 let open = commands::open_of(store, &id).await?;
                 let target = lookup::target(store, id.as_str()).await?;
                 Ok(target.map(|target| (id, (target, open))))
@@ -123,9 +112,32 @@ impl Dispatcher {
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
+        let mut devices: BTreeMap<DeviceRowId, (Target, Vec<Command>)> = BTreeMap::new();
         for device in loaded {
             devices.extend(device?);
         }
+        self.see_to_all(devices).await?;
+        if self.full_is_due() {
+            let began = Instant::now();
+            self.end_overdue().await?;
+            let after = self.with_memory(|memory| std::mem::take(&mut memory.after));
+            let (mut commands, after) = lookup::open_of_connected(store, &after, COMMANDS_MAX).await?;
+            let mut devices = BTreeMap::new();
+            for target in lookup::waiting(store).await? {
+                let open = commands.remove(&target.id).unwrap_or_default();
+                devices.insert(target.id.clone(), (target, open));
+            }
+            let next = Instant::now() + FULL_EVERY.max(began.elapsed() * FULL_SHARE);
+            self.with_memory(|memory| (memory.next_full, memory.after) = (Some(next), after));
+            self.see_to_all(devices).await?;
+        }
+        Ok(())
+    }
+
+    async fn see_to_all(
+        &self,
+        devices: BTreeMap<DeviceRowId, (Target, Vec<Command>)>,
+    ) -> Result<(), StoreError> {
         let results: Vec<Result<(), StoreError>> = stream::iter(devices.into_values())
             .map(|(target, open)| async move { self.see_to(&target, open).await })
             .buffer_unordered(AT_ONCE)

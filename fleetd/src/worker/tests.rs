@@ -180,6 +180,48 @@ async fn a_page_of_heartbeats_crosses_days_newest_first() {
     assert_eq!(theirs.1, 0, "another organisation sees nothing");
 }
 
+/// Without an index a device's heartbeats are found along a chain: it must miss none, whatever the server's clock does.
+#[tokio::test]
+async fn the_heartbeats_of_days_without_index_are_all_found_though_the_clock_jumps_by_days() {
+    let bench = Bench::new().await;
+    let other = DeviceKey { device_id: "e".to_owned(), ..bench.key.clone() };
+    let sql = "INSERT INTO devices (id, org_id, device_id, name, approval, arch, created_at, updated_at) \
+               VALUES ('e', ?1, 'cam-2', 'e', 'approved', 'aarch64', 0, 0)";
+    bench.app.store.apply_one(Statement::new(sql, values![ORG])).await.unwrap();
+    let mut wanted = [0_u64; 2];
+    let jumps = [0, 0, 1, 0, 1, -1, 0, 2, -2, 1, 0, -3, 0, 4, 0, -1, 1, 0, 3, -2, 0, 2, 0];
+    for (n, days) in jumps.into_iter().enumerate() {
+        bench.app.clock.advance_ms(days * DAY_MS + MINUTE);
+        for (at, key) in [&bench.key, &other].into_iter().enumerate() {
+            // Not both every time.
+            if n % (at + 2) != 0 {
+                let json = HeartbeatJson {
+                    ts: rfc3339(bench.now()),
+                    version: None,
+                    uptime_seconds: None,
+                    metrics: HeartbeatMetrics::default(),
+                    status: HeartbeatStatus::default(),
+                    errors: vec![],
+                };
+                http_heartbeat(&bench.app, key, json, None).await.unwrap();
+                wanted[at] += 1;
+            }
+        }
+        for (at, key) in [&bench.key, &other].into_iter().enumerate() {
+            let (items, total) =
+                heartbeats::list(&bench.app.store, key, 0, i64::MAX / 2, 1, 100).await.unwrap();
+            assert_eq!(
+                (items.len() as u64, total),
+                (wanted[at], wanted[at]),
+                "after jump {n} by {days} days"
+            );
+            let periods =
+                heartbeats::by_period(&bench.app.store, key, 0, i64::MAX / 2, DAY_MS, false).await.unwrap();
+            assert_eq!(periods.values().map(|rollup| rollup.samples).sum::<i64>() as u64, wanted[at]);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_device_that_speaks_only_http_goes_offline_and_comes_back() {
     let bench = Bench::new().await;

@@ -6,7 +6,10 @@ use protocol::{id::StateId, topic::Uplink};
 
 use super::{Loaded, Reply};
 use crate::{
-    domain::lane::{Stored, Taken},
+    domain::{
+        lane::{Stored, Taken},
+        sample::Sample,
+    },
     store::{
         Statement,
         device_state::{self},
@@ -32,6 +35,10 @@ pub(super) struct Draft {
     pub(super) kinds: BTreeMap<&'static str, u64>,
     /// Commands that this batch moves.
     pub(super) touched: super::commands::Touched,
+    /// Heartbeats that are not among the statements yet.
+    heartbeats: Vec<Sample>,
+    /// The newest sign of life that is not among the statements yet, by the time at which it was taken.
+    alive: Option<i64>,
     /// Poison was stored.
     poisoned: bool,
     /// The committed set has grown since it was last sealed.
@@ -51,6 +58,8 @@ impl Draft {
             changed: false,
             kinds: BTreeMap::new(),
             touched: super::commands::Touched::default(),
+            heartbeats: Vec::new(),
+            alive: None,
             poisoned: false,
             grown: false,
             left: BTreeMap::new(),
@@ -59,6 +68,7 @@ impl Draft {
 
     pub(super) fn birth(&mut self, loaded: &Loaded, ip_address: Option<&str>) {
         let Some(born) = &loaded.lane.born else { return };
+        self.heard(loaded);
         self.statements.push(device_state::put_birth(&loaded.key, &born.birth, ip_address, self.now));
         self.acknowledge = true;
         self.full_ack = true;
@@ -72,6 +82,7 @@ impl Draft {
         let Some(born) = &loaded.lane.born else { return };
         let birth = &born.birth;
         let state_id = birth.state_id.to_string();
+        self.heard(loaded);
         self.statements.push(device_state::put_will(&loaded.key, &state_id, birth.connection, self.now));
     }
 
@@ -83,13 +94,12 @@ impl Draft {
         for stored in taken.stored {
             let kind = match stored {
                 Stored::Alive(at) => {
-                    self.statements.push(device_state::put_alive(key, at, now));
+                    self.alive = self.alive.max(Some(at));
                     self.changed = true;
                     continue;
                 }
                 Stored::Heartbeat(sample) => {
-                    self.statements.push(heartbeats::insert(key, &sample));
-                    self.statements.push(device_state::put_latest(key, &sample));
+                    self.heartbeats.push(*sample);
                     self.changed = true;
                     "heartbeat"
                 }
@@ -121,8 +131,22 @@ impl Draft {
         }
     }
 
+    /// Writes the heartbeats gathered so far: all into the table, of all that they say of the device the newest.
+    fn heard(&mut self, loaded: &Loaded) {
+        let samples = std::mem::take(&mut self.heartbeats);
+        self.statements.extend(heartbeats::insert(&loaded.key, &samples));
+        if let Some(at) = self.alive.take() {
+            self.statements.push(device_state::put_alive(&loaded.key, at, self.now));
+        }
+        // Of two that were taken at the same time the later one counts.
+        if let Some(latest) = samples.iter().max_by_key(|sample| sample.at) {
+            self.statements.push(device_state::put_latest(&loaded.key, latest));
+        }
+    }
+
     /// What has to be done once at the end of the batch.
     pub(super) fn finish(&mut self, loaded: &mut Loaded) {
+        self.heard(loaded);
         self.seal_committed(loaded);
         if self.poisoned {
             self.statements.push(records::trim_poison(&loaded.key));
