@@ -15,6 +15,7 @@ use crate::counters::CountersSnapshot;
 use crate::descriptors;
 use crate::gate::Gate;
 use crate::limits::Limits;
+use crate::listen;
 use crate::log_pace::LogPace;
 use crate::principal::{Authenticator, PrincipalKey, Transport};
 use crate::registry::{ConnectionInfo, Kick};
@@ -90,7 +91,8 @@ impl Broker {
             match accepted {
                 Ok((stream, peer)) => {
                     // Without it a small answer waits for the client's delayed acknowledgement.
-                    if let Err(error) = stream.set_nodelay(true) {
+                    let prepared = stream.set_nodelay(true).and_then(|()| listen::notice_absence(&stream));
+                    if let Err(error) = prepared {
                         tracing::debug!(%peer, %error, "the connection was reset at once");
                         continue;
                     }

@@ -128,7 +128,7 @@ fn a_service_fills_the_store(limit: usize, attempts: usize, bound: u64) {
 
 #[test]
 fn a_stolen_service_keeps_as_many_retained_messages_as_there_may_be() {
-    a_service_fills_the_store(2_000, 10_000, 15 * MIB);
+    a_service_fills_the_store(2_000, 10_000, 10 * MIB);
 }
 
 #[test]
