@@ -33,6 +33,11 @@ test-all: test test-attack deny fuzz test-systemd test-vm ## everything
 test-attack: ## attacks on the broker in millions; make test has them in thousands
 	cargo test --locked -p broker --test attack -- --include-ignored
 
+.PHONY: sim-proto
+sim-proto: ## simulates both protocols with the real code: STEPS=, SEED=, MIX=, WORLDS=, EVENTS=, BUG=
+	cargo build --locked --release -p end-to-end --bin sim-proto
+	@STEPS='$(STEPS)' SEED='$(SEED)' MIX='$(MIX)' WORLDS='$(WORLDS)' EVENTS='$(EVENTS)' BUG='$(BUG)' target/release/sim-proto
+
 .PHONY: test-systemd
 test-systemd: ## the agent under a systemd that has booted, in a container; needs root (asks sudo)
 	@scripts/setup.sh system

@@ -9,6 +9,7 @@ mod mosquitto;
 mod process;
 mod proxy;
 mod server;
+pub mod sim;
 mod watcher;
 
 pub use agent::Agent;
