@@ -30,8 +30,11 @@ use crate::message::Message;
 
 /// Links that only publish; each connection uses one of them by its number, so its own order is kept.
 const UPLINKS: usize = 4;
-/// Past this many packets that the router has not taken yet, publishers wait.
+/// Past this many packets that the router has not taken yet, or this many bytes, publishers wait.
 const UPLINK_BACKLOG: usize = 512;
+const UPLINK_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
+/// So few packets are not looked at for their bytes: the largest that there may be are not too much.
+const UPLINK_FEW: usize = 16;
 /// How long the router may leave a question unanswered before it counts as gone.
 const ROUTER_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -155,7 +158,7 @@ impl Router {
 
     /// Waits while the router is behind with what publishers of this lane have handed over.
     pub(crate) async fn caught_up(&self, lane: u64) {
-        while self.uplink(lane).backlog() > UPLINK_BACKLOG && self.is_alive() {
+        while self.uplink(lane).is_behind() && self.is_alive() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -224,8 +227,16 @@ impl LinkSender {
         }
     }
 
-    fn backlog(&self) -> usize {
-        lock(&self.tx).buffer().len()
+    /// True while publishers have to wait for the router.
+    fn is_behind(&self) -> bool {
+        let tx = lock(&self.tx);
+        let waiting = tx.buffer();
+        let bytes = |packet: &Packet| match packet {
+            Packet::Publish(publish, _) => publish.payload.len(),
+            _ => 0,
+        };
+        waiting.len() > UPLINK_BACKLOG
+            || (waiting.len() > UPLINK_FEW && waiting.iter().map(bytes).sum::<usize>() > UPLINK_BACKLOG_BYTES)
     }
 
     /// Subscribes; the answer is [`FromRouter::Subscribed`] with the same token.

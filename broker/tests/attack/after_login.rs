@@ -301,7 +301,7 @@ fn devices_that_send_their_largest_records_as_fast_as_they_may_fill_no_memory() 
         Publish::new(topic, [0; 50_000]).qos(1, 1).encode(Version::V311)
     };
     let bots: Vec<_> = (1..=40).map(|n| device(Version::V311, &format!("bot-{n}"))).collect();
-    flooded(&bots, publish, true, 80 * MIB);
+    flooded(&bots, publish, true, 60 * MIB);
 }
 
 #[test]
