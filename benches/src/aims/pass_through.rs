@@ -1,6 +1,7 @@
 //! How many messages a second pass through the broker.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Context;
@@ -17,8 +18,8 @@ const INTRO: &str = "\
 Publishers send 100 bytes with QoS 1, each on its own topic, with 20 messages under way; one subscriber (QoS 1) gets everything and \
 acknowledges it. What counts is what has arrived at the subscriber. Ours is `fleet-broker` with its access rules: the publishers are \
 devices that have logged in with their tokens, each message is checked against what its sender may publish, and the subscriber is a \
-service. Mosquitto lets everybody do everything, keeps nothing on disk and has no limit on what is under way. The load runs on \
-one thread beside the broker.";
+service. Mosquitto lets everybody do everything, keeps nothing on disk and has no limit on what is under way. Publishers \
+and subscriber have a thread each, beside the broker.";
 
 const PAYLOAD: [u8; 100] = [7; 100];
 /// Messages of one publisher under way.
@@ -86,11 +87,19 @@ pub(crate) struct Passed {
     pub(crate) lost: u64,
 }
 
-/// Publishers 0 to n - 1, and the subscriber behind them.
-struct Load<'a> {
-    window: usize,
+/// What publishers and subscriber, who run on threads of their own, tell each other.
+#[derive(Default)]
+struct Shared {
+    subscribed: AtomicBool,
+    received: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// The publishers.
+struct Publishers<'a> {
     names: &'a [Credential],
     topics: Vec<String>,
+    window: usize,
     login: bool,
     ready: usize,
     publishing: bool,
@@ -98,11 +107,26 @@ struct Load<'a> {
     under_way: Vec<usize>,
     sent: u64,
     acknowledged: u64,
-    received: u64,
     failed: Option<String>,
 }
 
-impl Load<'_> {
+impl<'a> Publishers<'a> {
+    fn new(names: &'a [Credential], login: bool, window: usize) -> Publishers<'a> {
+        Publishers {
+            names,
+            topics: names.iter().map(|device| device.topic("heartbeat")).collect(),
+            window,
+            login,
+            ready: 0,
+            publishing: false,
+            ids: vec![0; names.len()],
+            under_way: vec![0; names.len()],
+            sent: 0,
+            acknowledged: 0,
+            failed: None,
+        }
+    }
+
     fn publish(&mut self, who: usize, out: &mut Vec<u8>) {
         while self.under_way[who] < self.window {
             self.ids[who] = self.ids[who].checked_add(1).unwrap_or(1);
@@ -113,25 +137,16 @@ impl Load<'_> {
     }
 }
 
-impl Behaviour for Load<'_> {
+impl Behaviour for Publishers<'_> {
     fn opened(&mut self, who: usize, out: &mut Vec<u8>) {
-        let (client_id, login) = match self.names.get(who) {
-            Some(device) => (device.name.as_str(), (device.name.as_str(), device.token.as_str())),
-            None => ("subscriber", SERVICE),
-        };
-        let login = self.login.then_some(login);
-        packet::connect(out, &Connect { client_id, login, keep_alive_seconds: 60, will: None });
+        let Credential { name, token } = &self.names[who];
+        let login = self.login.then_some((name.as_str(), token.as_str()));
+        packet::connect(out, &Connect { client_id: name, login, keep_alive_seconds: 60, will: None });
     }
 
     fn packet(&mut self, who: usize, packet: Packet<'_>, out: &mut Vec<u8>) {
         match packet {
-            Packet::ConnAck { code: 0 } if who == self.names.len() => {
-                packet::subscribe(out, &["fleet/v1/acme/device/+/heartbeat"], 1);
-            }
             Packet::ConnAck { code: 0 } => self.ready += 1,
-            Packet::ConnAck { code } => self.failed = Some(format!("CONNACK {code}")),
-            Packet::SubAck { granted: [1] } => self.ready += 1,
-            Packet::SubAck { granted } => self.failed = Some(format!("SUBACK {granted:?}")),
             Packet::PubAck { .. } => {
                 self.acknowledged += 1;
                 self.under_way[who] -= 1;
@@ -140,17 +155,52 @@ impl Behaviour for Load<'_> {
                     self.publish(who, out);
                 }
             }
-            Packet::Publish { id, .. } => {
-                self.received += 1;
-                packet::puback(out, id);
-            }
-            Packet::PingResp => {}
+            other => self.failed = Some(format!("{other:?}")),
         }
     }
 
     fn closed(&mut self, who: usize, why: String) {
-        self.failed = Some(format!("connection {who}: {why}"));
+        self.failed = Some(format!("publisher {who}: {why}"));
     }
+}
+
+/// The subscriber.
+struct Subscriber<'a> {
+    login: bool,
+    shared: &'a Shared,
+    failed: Option<String>,
+}
+
+impl Behaviour for Subscriber<'_> {
+    fn opened(&mut self, _: usize, out: &mut Vec<u8>) {
+        let login = self.login.then_some(SERVICE);
+        packet::connect(out, &Connect { client_id: "subscriber", login, keep_alive_seconds: 60, will: None });
+    }
+
+    fn packet(&mut self, _: usize, packet: Packet<'_>, out: &mut Vec<u8>) {
+        match packet {
+            Packet::ConnAck { code: 0 } => packet::subscribe(out, &["fleet/v1/acme/device/+/heartbeat"], 1),
+            Packet::SubAck { granted: [1] } => self.shared.subscribed.store(true, Ordering::Release),
+            Packet::Publish { id, .. } => {
+                self.shared.received.fetch_add(1, Ordering::Release);
+                packet::puback(out, id);
+            }
+            other => self.failed = Some(format!("{other:?}")),
+        }
+    }
+
+    fn closed(&mut self, _: usize, why: String) {
+        self.failed = Some(format!("the subscriber: {why}"));
+    }
+}
+
+fn subscribe(address: SocketAddr, login: bool, shared: &Shared) -> Outcome<()> {
+    let mut load = Subscriber { login, shared, failed: None };
+    let mut swarm = Swarm::new()?;
+    swarm.connect(address, Ipv4Addr::new(127, 3, 0, 1))?;
+    let stop = |load: &mut Subscriber<'_>| load.failed.is_some() || shared.stop.load(Ordering::Acquire);
+    swarm.run(&mut load, Instant::now() + 10 * PATIENCE, stop)?;
+    load.failed.map_or(Ok(()), |why| Err(Failure::new(why)))
 }
 
 /// Publishes for `time`, at most `window` messages of each publisher under way, and waits until nothing more arrives.
@@ -161,50 +211,55 @@ pub(crate) fn load(
     window: usize,
     time: Duration,
 ) -> Outcome<Passed> {
-    let mut load = Load {
-        window,
-        names,
-        topics: names.iter().map(|device| device.topic("heartbeat")).collect(),
-        login,
-        ready: 0,
-        publishing: false,
-        ids: vec![0; names.len()],
-        under_way: vec![0; names.len()],
-        sent: 0,
-        acknowledged: 0,
-        received: 0,
-        failed: None,
-    };
+    let shared = Shared::default();
+    std::thread::scope(|scope| {
+        let subscriber = scope.spawn(|| subscribe(address, login, &shared));
+        let passed = publish(address, Publishers::new(names, login, window), time, &shared);
+        shared.stop.store(true, Ordering::Release);
+        subscriber.join().unwrap_or_else(|_| Err(Failure::new("the subscriber has panicked")))?;
+        passed
+    })
+}
+
+fn publish(
+    address: SocketAddr,
+    mut load: Publishers<'_>,
+    time: Duration,
+    shared: &Shared,
+) -> Outcome<Passed> {
     let mut swarm = Swarm::new()?;
-    for n in 0..=names.len() {
+    let all = load.names.len();
+    for n in 0..all {
         swarm.connect(address, Ipv4Addr::new(127, 2, 0, 1 + (n / 40) as u8))?;
     }
-    let all = names.len() + 1;
-    let wanted = |load: &mut Load<'_>| load.failed.is_some() || load.ready == all;
-    if !swarm.run(&mut load, Instant::now() + PATIENCE, wanted)? || load.failed.is_some() {
-        return Err(Failure::new(format!("{} of {all} connected: {:?}", load.ready, load.failed)));
+    let connected = |load: &mut Publishers<'_>| {
+        load.failed.is_some() || load.ready == all && shared.subscribed.load(Ordering::Acquire)
+    };
+    if !swarm.run(&mut load, Instant::now() + PATIENCE, connected)? || load.failed.is_some() {
+        return Err(Failure::new(format!("{} of {all} publishers connected: {:?}", load.ready, load.failed)));
     }
     load.publishing = true;
-    for who in 0..names.len() {
+    for who in 0..all {
         swarm.send(who, |out| load.publish(who, out))?;
     }
-    // The first tenth warms up.
-    swarm.run(&mut load, Instant::now() + time / 10, |load| load.failed.is_some())?;
-    let (begin, before) = (Instant::now(), load.received);
+    let received = || shared.received.load(Ordering::Acquire);
+    // The first part warms up.
+    swarm.run(&mut load, Instant::now() + time / 4, |load| load.failed.is_some())?;
+    let (begin, before) = (Instant::now(), received());
     swarm.run(&mut load, begin + time, |load| load.failed.is_some())?;
-    let per_second = (load.received - before) as f64 / begin.elapsed().as_secs_f64();
+    let per_second = (received() - before) as f64 / begin.elapsed().as_secs_f64();
     load.publishing = false;
     // All that is under way arrives, or nothing does for a while: then it is lost.
-    let mut last = (load.received, Instant::now());
+    let mut last = (received(), Instant::now());
     swarm.run(&mut load, Instant::now() + PATIENCE, |load| {
-        if load.received != last.0 {
-            last = (load.received, Instant::now());
+        if received() != last.0 {
+            last = (received(), Instant::now());
         }
-        let all_there = load.acknowledged == load.sent && load.received == load.sent;
+        let all_there = load.acknowledged == load.sent && received() == load.sent;
         load.failed.is_some() || all_there || last.1.elapsed() > Duration::from_millis(500)
     })?;
     match load.failed {
         Some(why) => Err(Failure::new(why)),
-        None => Ok(Passed { per_second, lost: load.acknowledged.saturating_sub(load.received) }),
+        None => Ok(Passed { per_second, lost: load.acknowledged.saturating_sub(received()) }),
     }
 }
