@@ -12,6 +12,10 @@ use crate::message::Message;
 
 /// What a queued message costs beside its bytes.
 const ENTRY_BYTES: usize = 64;
+/// Room for so many entries is kept when there are none.
+const KEEP_ENTRIES: usize = 4;
+/// MQTT has so many packet identifiers, from 1.
+const PACKET_IDS: u64 = u16::MAX as u64;
 
 /// So many filters are compared one by one; for more there is an index.
 const FEW_SUBSCRIPTIONS: usize = 8;
@@ -43,7 +47,8 @@ enum Stage {
 
 #[derive(Debug)]
 struct Inflight {
-    packet_id: u16,
+    /// Its place in the order of all packet identifiers that were ever given out.
+    number: u64,
     stage: Stage,
     /// Sent on the connection of now, rather than an earlier one.
     sent_here: bool,
@@ -90,6 +95,11 @@ pub(crate) enum Incoming {
     TooMany,
 }
 
+fn packet_id_of(number: u64) -> u16 {
+    // Below 65,536.
+    (number % PACKET_IDS + 1) as u16
+}
+
 /// The state of one session.
 #[derive(Debug)]
 pub(crate) struct SessionState {
@@ -103,8 +113,14 @@ pub(crate) struct SessionState {
     index: Option<Index>,
     queue: VecDeque<Waiting>,
     queued_bytes: usize,
+    /// In the order of their numbers.
     inflight: VecDeque<Inflight>,
-    last_packet_id: u16,
+    /// How many of them are still to be sent on the connection of now.
+    unsent: usize,
+    /// Bytes of those that are kept.
+    kept_bytes: usize,
+    /// The number of the next packet identifier.
+    next_number: u64,
     unreleased: BTreeSet<u16>,
 }
 
@@ -120,7 +136,9 @@ impl SessionState {
             queue: VecDeque::new(),
             queued_bytes: 0,
             inflight: VecDeque::new(),
-            last_packet_id: 0,
+            unsent: 0,
+            kept_bytes: 0,
+            next_number: 0,
             unreleased: BTreeSet::new(),
         }
     }
@@ -233,95 +251,125 @@ impl SessionState {
 
     /// What to send next, if anything may be sent: at most `window` publishes of QoS 1 and 2 are under way.
     pub(crate) fn next(&mut self, window: usize) -> Option<Next> {
-        let mut under_way = 0;
-        let mut again = None;
-        for entry in &mut self.inflight {
-            if entry.sent_here {
-                under_way += 1;
-                continue;
-            }
-            match (&entry.waiting, entry.stage) {
-                (Some(_), Stage::Published) => {
-                    again.get_or_insert(entry);
-                }
-                // The window holds back nothing but publishes.
-                _ => {
-                    entry.sent_here = true;
-                    return Some(Next::Release { packet_id: entry.packet_id });
-                }
-            }
-        }
-        if let Some(entry) = again {
-            if under_way >= window {
-                return None;
-            }
-            let Waiting { message, qos, retain } = entry.waiting.clone()?;
-            entry.sent_here = true;
-            return Some(Next::Publish { message, qos, retain, packet_id: entry.packet_id, dup: true });
+        if self.unsent > 0 {
+            return self.next_unsent(window);
         }
         let first = self.queue.front()?;
-        if first.qos > 0 && under_way >= window {
+        // What is kept for the next connection counts like what waits.
+        let full = self.inflight.len() >= window || self.kept_bytes >= self.limit_bytes;
+        if first.qos > 0 && full {
             return None;
         }
         let waiting = self.queue.pop_front()?;
         self.queued_bytes -= waiting.message.len() + ENTRY_BYTES;
-        if self.queue.is_empty() {
+        if self.queue.is_empty() && self.queue.capacity() > KEEP_ENTRIES {
             // A burst's room is given back.
             self.queue = VecDeque::new();
         }
         let Waiting { message, qos, retain } = waiting;
-        let packet_id = if qos == 0 { 0 } else { self.free_packet_id() };
+        let mut packet_id = 0;
         if qos > 0 {
+            let number = self.free_number();
+            packet_id = packet_id_of(number);
             let waiting = self.keeps.then(|| Waiting { message: message.clone(), qos, retain });
-            self.inflight.push_back(Inflight {
-                packet_id,
-                stage: Stage::Published,
-                sent_here: true,
-                waiting,
-            });
+            self.kept_bytes += waiting.as_ref().map_or(0, |waiting| waiting.message.len() + ENTRY_BYTES);
+            self.inflight.push_back(Inflight { number, stage: Stage::Published, sent_here: true, waiting });
         }
         Some(Next::Publish { message, qos, retain, packet_id, dup: false })
     }
 
-    /// The next id that is not in use; the window is far below 65,535, so there is one.
-    fn free_packet_id(&mut self) -> u16 {
-        loop {
-            self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
-            if self.inflight.iter().all(|entry| entry.packet_id != self.last_packet_id) {
-                return self.last_packet_id;
+    /// What was under way on an earlier connection and has not been sent again. The window holds back nothing but
+    /// publishes.
+    fn next_unsent(&mut self, window: usize) -> Option<Next> {
+        let under_way = self.inflight.len() - self.unsent;
+        let mut again = None;
+        for entry in self.inflight.iter_mut().filter(|entry| !entry.sent_here) {
+            if entry.stage == Stage::Published && entry.waiting.is_some() {
+                again.get_or_insert(entry);
+                continue;
             }
+            entry.sent_here = true;
+            self.unsent -= 1;
+            return Some(Next::Release { packet_id: packet_id_of(entry.number) });
+        }
+        let entry = again.filter(|_| under_way < window)?;
+        let Waiting { message, qos, retain } = entry.waiting.clone()?;
+        entry.sent_here = true;
+        self.unsent -= 1;
+        Some(Next::Publish { message, qos, retain, packet_id: packet_id_of(entry.number), dup: true })
+    }
+
+    /// The next number whose packet identifier is not in use; the window is far below 65,535, so there is one.
+    fn free_number(&mut self) -> u64 {
+        loop {
+            let number = self.next_number;
+            self.next_number += 1;
+            if self.place(packet_id_of(number)).is_none() {
+                return number;
+            }
+        }
+    }
+
+    /// Where the packet identifier is in `inflight`.
+    fn place(&self, packet_id: u16) -> Option<usize> {
+        let first = self.inflight.front()?.number;
+        if packet_id_of(first) == packet_id {
+            return Some(0);
+        }
+        if self.next_number - first > PACKET_IDS {
+            // The oldest stands for so long that the identifiers have gone round: their order says nothing.
+            return self.inflight.iter().position(|entry| packet_id_of(entry.number) == packet_id);
+        }
+        let offset = u64::from(packet_id).checked_sub(1)?;
+        let ahead = (offset + PACKET_IDS - first % PACKET_IDS) % PACKET_IDS;
+        self.inflight.binary_search_by_key(&(first + ahead), |entry| entry.number).ok()
+    }
+
+    fn remove(&mut self, place: usize) {
+        let Some(entry) = self.inflight.remove(place) else { return };
+        self.unsent -= usize::from(!entry.sent_here);
+        self.kept_bytes -= entry.waiting.map_or(0, |waiting| waiting.message.len() + ENTRY_BYTES);
+        if self.inflight.is_empty() && self.inflight.capacity() > KEEP_ENTRIES {
+            self.inflight = VecDeque::new();
+        }
+    }
+
+    fn end(&mut self, packet_id: u16, stage: Stage) {
+        if let Some(place) = self.place(packet_id)
+            && self.inflight[place].stage == stage
+        {
+            self.remove(place);
         }
     }
 
     /// A sent message that will not be acknowledged after all (it was too large for the client).
     pub(crate) fn forget(&mut self, packet_id: u16) {
-        self.inflight.retain(|entry| entry.packet_id != packet_id);
+        if let Some(place) = self.place(packet_id) {
+            self.remove(place);
+        }
     }
 
     /// PUBACK.
     pub(crate) fn acknowledged(&mut self, packet_id: u16) {
-        let stage = Stage::Published;
-        self.inflight.retain(|entry| entry.packet_id != packet_id || entry.stage != stage);
+        self.end(packet_id, Stage::Published);
     }
 
     /// PUBREC.
     pub(crate) fn received(&mut self, packet_id: u16, refused: bool) -> Received {
-        let Some(entry) = self.inflight.iter_mut().find(|entry| entry.packet_id == packet_id) else {
-            return Received::Unknown;
-        };
+        let Some(place) = self.place(packet_id) else { return Received::Unknown };
         if refused {
-            self.forget(packet_id);
+            self.remove(place);
             return Received::Refused;
         }
+        let entry = &mut self.inflight[place];
         entry.stage = Stage::Released;
-        entry.waiting = None;
+        self.kept_bytes -= entry.waiting.take().map_or(0, |waiting| waiting.message.len() + ENTRY_BYTES);
         Received::Release
     }
 
     /// PUBCOMP.
     pub(crate) fn completed(&mut self, packet_id: u16) {
-        let stage = Stage::Released;
-        self.inflight.retain(|entry| entry.packet_id != packet_id || entry.stage != stage);
+        self.end(packet_id, Stage::Released);
     }
 
     /// A QoS 2 PUBLISH came in; at most `limit` may be unreleased.
@@ -357,6 +405,9 @@ impl SessionState {
         for entry in &mut self.inflight {
             entry.sent_here = false;
         }
+        self.unsent = self.inflight.len();
+        let kept = self.inflight.iter().filter_map(|entry| entry.waiting.as_ref());
+        self.kept_bytes = kept.map(|waiting| waiting.message.len() + ENTRY_BYTES).sum();
         self.subscriptions = subscriptions;
     }
 
