@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use protocol::id::{OrgSlug, UserName};
 use protocol::topic::Topic;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -27,6 +28,11 @@ use crate::session::state::Offer;
 /// The most connections at a time that have been told why they end and may still read it.
 const GOODBYES: usize = 256;
 
+/// What a message takes in the router's logs beside its topic and payload.
+const LOG_ENTRY_BYTES: usize = 64;
+/// How long a publisher's next messages wait for a service that is behind.
+const BEHIND_TIME: Duration = Duration::from_millis(200);
+
 /// The shared state of the gate.
 pub(crate) struct Gate {
     pub(crate) limits: Limits,
@@ -39,6 +45,8 @@ pub(crate) struct Gate {
     pub(crate) stopping: watch::Sender<bool>,
     /// Hears of people whose requests were refused since they were retained.
     pub(crate) refused_retains: Mutex<Option<mpsc::Sender<(OrgSlug, UserName)>>>,
+    /// How many services get what they subscribed to late.
+    pub(crate) services_behind: watch::Sender<usize>,
     unauthenticated: Mutex<Places<oneshot::Sender<()>>>,
     /// Permits for CONNECTs that are large.
     large_connects: Arc<Semaphore>,
@@ -47,6 +55,8 @@ pub(crate) struct Gate {
     refusals: Mutex<LogPace>,
     conflicts: Mutex<LogPace>,
     numbers: AtomicU64,
+    /// Bytes of all messages that were ever published.
+    published_bytes: AtomicU64,
     lanes: RandomState,
     started: Instant,
 }
@@ -76,6 +86,7 @@ impl Gate {
             counters: Counters::default(),
             stopping: watch::channel(false).0,
             refused_retains: Mutex::default(),
+            services_behind: watch::channel(0).0,
             large_connects: Arc::new(Semaphore::new(limits.large_connects)),
             goodbyes: Semaphore::new(limits.unauthenticated.min(GOODBYES)),
             refusals: Mutex::new(LogPace::new(Instant::now())),
@@ -85,6 +96,7 @@ impl Gate {
                 limits.unauthenticated,
             )),
             numbers: AtomicU64::new(1),
+            published_bytes: AtomicU64::new(0),
             lanes: RandomState::new(),
             started: Instant::now(),
             limits,
@@ -99,6 +111,18 @@ impl Gate {
         self.started.elapsed().as_millis() as u64
     }
 
+    /// A message that is published now. What it costs in the router's logs is counted, about.
+    pub(crate) fn message(&self, draft: &Draft<'_>, origin: u64, now: Instant) -> Message {
+        let bytes = (draft.topic.len() + draft.payload.len() + LOG_ENTRY_BYTES) as u64;
+        let before = self.published_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Message::new(draft, origin, now.saturating_duration_since(self.started).as_millis() as u64, before)
+    }
+
+    /// How much has been published since this message was.
+    pub(crate) fn bytes_since(&self, message: &Message) -> u64 {
+        self.published_bytes.load(Ordering::Relaxed).saturating_sub(message.bytes_before())
+    }
+
     /// A number that nothing else in this process has.
     pub(crate) fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
@@ -111,7 +135,7 @@ impl Gate {
 
     /// Publishes a message that the access rules allow.
     pub(crate) fn publish(&self, lane: u64, origin: u64, draft: &Draft<'_>) -> Result<(), RouterGone> {
-        let message = Message::new(draft, origin, self.now_ms());
+        let message = self.message(draft, origin, Instant::now());
         // Kept before it is routed: a subscriber that comes between gets it twice rather than not at all.
         if draft.retain {
             let mut retained = lock(&self.retained);
@@ -120,7 +144,7 @@ impl Gate {
             }
         }
         let topic = draft.topic.parse::<Topic>().ok();
-        let channel = channel::route(topic.as_ref());
+        let channel = channel::route(topic.as_ref()).into();
         match topic {
             Some(Topic::ToDevice { org, device, .. }) => {
                 self.hand_to_device(&PrincipalKey::Device { org, device }, &message);
@@ -136,6 +160,12 @@ impl Gate {
         self.router.publish(lane, channel, &message)
     }
 
+    /// The channel of a topic whose messages go to the router and nowhere else, unless they are to be retained.
+    pub(crate) fn plain_channel(topic: &str) -> Option<Bytes> {
+        let topic = topic.parse::<Topic>().ok()?;
+        matches!(topic, Topic::Device { .. }).then(|| channel::route(Some(&topic)).into())
+    }
+
     /// Shows services a message on a topic of a device's own subtree that this version does not know. It may be a record
     /// of a newer agent, which has to be acknowledged as a record. Nobody else gets it, and nothing is retained.
     pub(crate) fn publish_unknown(
@@ -144,8 +174,8 @@ impl Gate {
         origin: u64,
         draft: &Draft<'_>,
     ) -> Result<(), RouterGone> {
-        let message = Message::new(&Draft { retain: false, ..*draft }, origin, self.now_ms());
-        self.router.publish(lane, channel::route_unknown(), &message)
+        let message = self.message(&Draft { retain: false, ..*draft }, origin, Instant::now());
+        self.router.publish(lane, channel::route_unknown().into(), &message)
     }
 
     fn hand_to_device(&self, key: &PrincipalKey, message: &Message) {
@@ -171,6 +201,16 @@ impl Gate {
             && let Some(told) = lock(&self.refused_retains).as_ref()
         {
             let _ = told.try_send((org, user));
+        }
+    }
+
+    /// Waits a moment while a service is behind with what it was sent, so that it gets the time to take it, and what
+    /// follows does not push it out of the router's log. A moment only: who publishes at a human pace does not notice.
+    pub(crate) async fn services_caught_up(&self) {
+        if *self.services_behind.borrow() > 0 {
+            let mut behind = self.services_behind.subscribe();
+            let caught_up = behind.wait_for(|behind| *behind == 0);
+            let _ = tokio::time::timeout(BEHIND_TIME, caught_up).await;
         }
     }
 

@@ -118,7 +118,7 @@ impl Default for Limits {
             packet_bytes: 300 * 1024,
             client_id_bytes: 256,
             inflight_in: 256,
-            inflight_out: 100,
+            inflight_out: 1_000,
             queued_bytes: 1024 * 1024,
             device_queued_bytes: 512 * 1024,
             subscriptions: 200,

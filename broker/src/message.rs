@@ -5,8 +5,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// flags, origin, published_ms, expiry_seconds, topic length, properties length.
-const HEADER_BYTES: usize = 1 + 8 + 8 + 4 + 2 + 4;
+/// flags, origin, published_ms, expiry_seconds, topic length, properties length, bytes before.
+const HEADER_BYTES: usize = 1 + 8 + 8 + 4 + 2 + 4 + 8;
 
 const RETAIN: u8 = 0b0000_0100;
 const EXPIRES: u8 = 0b0000_1000;
@@ -32,8 +32,9 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// `origin` is the number of the publishing session, `now_ms` the gate's own clock.
-    pub(crate) fn new(draft: &Draft<'_>, origin: u64, now_ms: u64) -> Message {
+    /// `origin` is the number of the publishing session, `now_ms` the gate's own clock, `bytes_before` how much was
+    /// published before this message.
+    pub(crate) fn new(draft: &Draft<'_>, origin: u64, now_ms: u64, bytes_before: u64) -> Message {
         let topic_end = HEADER_BYTES + draft.topic.len();
         let properties_end = topic_end + draft.properties.len();
         let mut bytes = BytesMut::with_capacity(properties_end + draft.payload.len());
@@ -51,6 +52,7 @@ impl Message {
         // Both come from packets, which bound them: the topic by its two-byte length, the properties by the packet size.
         bytes.put_u16(draft.topic.len() as u16);
         bytes.put_u32(draft.properties.len() as u32);
+        bytes.put_u64(bytes_before);
         bytes.extend_from_slice(draft.topic.as_bytes());
         bytes.extend_from_slice(draft.properties);
         bytes.extend_from_slice(draft.payload);
@@ -86,6 +88,11 @@ impl Message {
     /// The publisher's retain flag.
     pub(crate) fn retain(&self) -> bool {
         self.bytes[0] & RETAIN != 0
+    }
+
+    /// How many bytes of messages were published before it.
+    pub(crate) fn bytes_before(&self) -> u64 {
+        self.u64_at(27)
     }
 
     /// The number of the session that published it.
@@ -145,26 +152,27 @@ mod tests {
 
     #[test]
     fn everything_survives_the_way_through_the_router() {
-        let sent = Message::new(&DRAFT, 7, 1_000);
+        let sent = Message::new(&DRAFT, 7, 1_000, 5);
         let back = Message::from_bytes(sent.bytes().clone()).expect("one of ours");
         assert_eq!(back, sent);
         assert_eq!((back.topic(), back.qos(), back.retain(), back.origin()), ("a/b", 2, true, 7));
+        assert_eq!(back.bytes_before(), 5);
         assert_eq!((back.properties(), &back.payload()[..]), (&[0x01u8, 1][..], &b"hello"[..]));
     }
 
     #[test]
     fn the_expiry_counts_down_and_ends() {
-        let message = Message::new(&DRAFT, 7, 1_000);
+        let message = Message::new(&DRAFT, 7, 1_000, 0);
         assert_eq!(message.expiry_left(1_000), Ok(Some(10)));
         assert_eq!(message.expiry_left(4_500), Ok(Some(7)));
         assert_eq!(message.expiry_left(11_000), Err(Expired));
-        let endless = Message::new(&Draft { expiry_seconds: None, ..DRAFT }, 7, 1_000);
+        let endless = Message::new(&Draft { expiry_seconds: None, ..DRAFT }, 7, 1_000, 0);
         assert_eq!(endless.expiry_left(u64::MAX), Ok(None));
     }
 
     #[test]
     fn a_foreign_block_is_no_message() {
         assert_eq!(Message::from_bytes(Bytes::from_static(b"short")), None);
-        assert_eq!(Message::from_bytes(Bytes::from_static(&[0xff; 40])), None);
+        assert_eq!(Message::from_bytes(Bytes::from_static(&[0xff; 48])), None);
     }
 }

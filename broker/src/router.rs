@@ -151,9 +151,19 @@ impl Router {
     }
 
     /// Hands a message to the router. `lane` is any number that stays the same for one publisher.
-    pub(crate) fn publish(&self, lane: u64, channel: String, message: &Message) -> Result<(), RouterGone> {
-        let publish = Publish::new(Bytes::from(channel), message.bytes().clone(), false);
-        self.uplink(lane).push(Packet::Publish(publish, None))
+    pub(crate) fn publish(&self, lane: u64, channel: Bytes, message: &Message) -> Result<(), RouterGone> {
+        self.uplink(lane).push(packet(channel, message))
+    }
+
+    /// Hands several messages to the router, each with its channel, and leaves none.
+    pub(crate) fn publish_all(
+        &self,
+        lane: u64,
+        messages: &mut Vec<(Bytes, Message)>,
+    ) -> Result<(), RouterGone> {
+        let Some((channel, message)) = messages.pop() else { return Ok(()) };
+        let before = messages.drain(..).map(|(channel, message)| packet(channel, &message));
+        self.uplink(lane).push_all(before, packet(channel, &message))
     }
 
     /// Waits while the router is behind with what publishers of this lane have handed over.
@@ -212,16 +222,23 @@ pub(crate) struct LinkSender {
 impl LinkSender {
     /// Hands a packet over. The router takes all waiting packets at one event, so an event is sent only with the first.
     fn push(&self, packet: Packet) -> Result<(), RouterGone> {
+        self.push_all(std::iter::empty(), packet)
+    }
+
+    /// As [`LinkSender::push`], with those that go before.
+    fn push_all(&self, before: impl Iterator<Item = Packet>, last: Packet) -> Result<(), RouterGone> {
         let mut tx = lock(&self.tx);
         {
             let mut waiting = tx.buffer();
-            if !waiting.is_empty() {
-                waiting.push_back(packet);
+            let is_first = waiting.is_empty();
+            waiting.extend(before);
+            if !is_first {
+                waiting.push_back(last);
                 return Ok(());
             }
         }
         // `send` is async in name only: it has nothing to wait for but room in a channel, for which it blocks.
-        match tx.send(packet).now_or_never() {
+        match tx.send(last).now_or_never() {
             Some(Ok(_)) => Ok(()),
             _ => Err(RouterGone),
         }
@@ -268,6 +285,10 @@ impl LinkSender {
     }
 }
 
+fn packet(channel: Bytes, message: &Message) -> Packet {
+    Packet::Publish(Publish::new(channel, message.bytes().clone(), false), None)
+}
+
 /// What the router has for a link.
 #[derive(Debug)]
 pub(crate) enum FromRouter {
@@ -294,6 +315,11 @@ impl LinkReceiver {
                 return Ok(event);
             }
         }
+    }
+
+    /// As [`LinkReceiver::next`], if there is something already.
+    pub(crate) fn next_if_there(&mut self) -> Option<Result<FromRouter, RouterGone>> {
+        self.next().now_or_never()
     }
 
     /// As [`LinkReceiver::next`], blocking.

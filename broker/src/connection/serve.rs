@@ -3,10 +3,13 @@
 //! One round handles what has come in, writes what is to be sent, and waits when there is neither. While the output
 //! is being written nothing is read, so a client that does not read cannot make the gate collect answers for it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant as Timestamp, Sleep};
 
 use super::End;
 use super::wire::Wire;
@@ -14,9 +17,9 @@ use crate::access::{self, PublishDecision, SubscribeDecision};
 use crate::codec::encode::{self, AckKind, Granted, Outgoing};
 use crate::codec::packet::{self, Packet, Publish, RetainHandling, Subscribe};
 use crate::codec::reason::Reason;
-use crate::codec::{DecodeError, Version};
+use crate::codec::{DecodeError, Version, frame};
 use crate::gate::Gate;
-use crate::message::{Draft, Expired};
+use crate::message::{Draft, Expired, Message};
 use crate::principal::Principal;
 use crate::rate::RateLimiter;
 use crate::router::{LinkRefused, RouterGone, lock};
@@ -29,6 +32,8 @@ const OUT_BYTES: usize = 64 * 1024;
 const PACKETS_A_TURN: usize = 256;
 /// Looks into the retained messages before others have their turn.
 const SEARCHES_A_TURN: usize = 8;
+/// With neither a deadline nor a pause this is as good as any time.
+const NO_DEADLINE: Duration = Duration::from_secs(3600);
 /// Retained messages that are fetched at once.
 const RETAINED_CHUNK: usize = 64;
 
@@ -50,6 +55,12 @@ pub(super) struct Client<S> {
     terms: Terms,
     session_expiry: Duration,
     rate: RateLimiter,
+    /// The last topic on which this client was allowed to publish what goes to the router alone, with its channel.
+    plain: Option<(Box<str>, Bytes)>,
+    /// Messages that are handed to the router together, before their acknowledgements are written.
+    gathered: Vec<(Bytes, Message)>,
+    /// Something was published in this round.
+    has_published: bool,
     /// Nothing is read before.
     paused_until: Option<Instant>,
     last_heard: Instant,
@@ -58,6 +69,17 @@ pub(super) struct Client<S> {
 impl From<RouterGone> for End {
     fn from(_: RouterGone) -> End {
         End::RouterGone
+    }
+}
+
+fn draft<'a>(publish: &'a Publish<'_>) -> Draft<'a> {
+    Draft {
+        topic: publish.topic,
+        properties: &publish.properties.forward,
+        payload: publish.payload,
+        qos: publish.qos,
+        retain: publish.retain,
+        expiry_seconds: publish.properties.expiry_seconds,
     }
 }
 
@@ -84,6 +106,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             terms,
             session_expiry,
             rate,
+            plain: None,
+            gathered: Vec::new(),
+            has_published: false,
             paused_until: None,
             last_heard: now,
         }
@@ -100,14 +125,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// Runs until the connection ends. May be dropped at any point.
     pub(super) async fn run(&mut self) -> End {
+        // One timer for the connection's life, moved only where it would come too late: to set it for each packet
+        // would cost more than most packets do.
+        let mut timer = std::pin::pin!(tokio::time::sleep(NO_DEADLINE));
         loop {
-            if let Err(end) = self.round().await {
+            if let Err(end) = self.round(timer.as_mut()).await {
                 return end;
             }
         }
     }
 
-    async fn round(&mut self) -> Result<(), End> {
+    async fn round(&mut self, mut timer: Pin<&mut Sleep>) -> Result<(), End> {
         let more_input = self.take_packets().await?;
         let more_output = self.put_packets();
         self.wire.flush().await.map_err(End::Closed)?;
@@ -128,17 +156,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             return Ok(());
         }
         let paused = self.paused_until;
-        // With neither a deadline nor a pause, an hour is as good as any time.
-        let wake = paused.or(deadline).unwrap_or(now + Duration::from_secs(3600));
+        let wake = Timestamp::from_std(paused.or(deadline).unwrap_or(now + NO_DEADLINE));
+        if timer.is_elapsed() || timer.deadline() > wake {
+            timer.as_mut().reset(wake);
+        }
         let may_read = paused.is_none() && self.session.subscribing() == Subscribing::Done;
         tokio::select! {
+            biased;
             read = self.wire.read(), if may_read => match read {
                 Ok(0) => return Err(End::Closed(std::io::ErrorKind::UnexpectedEof.into())),
                 Ok(_) => self.last_heard = Instant::now(),
                 Err(error) => return Err(End::Closed(error)),
             },
             () = self.session.to_send.notified() => {}
-            () = tokio::time::sleep_until(wake.into()) => {
+            () = timer => {
                 if paused.is_some() {
                     // The silence was ours.
                     self.last_heard = Instant::now();
@@ -155,7 +186,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// Handles the whole packets that are there; true if it stopped before the last one.
     async fn take_packets(&mut self) -> Result<bool, End> {
+        if !self.wire.has_input() && self.session.subscribing() == Subscribing::Done {
+            self.paused_until = self.rate.wait_until(Instant::now());
+            return Ok(false);
+        }
+        let input = self.wire.take_input();
+        let mut used = 0;
+        let taken = self.take_packets_of(&input, &mut used).await;
+        self.wire.put_back(input, used);
+        // Before an acknowledgement is written the router has what it is for.
+        self.publish_gathered()?;
+        self.gathered = Vec::new();
+        let more = taken?;
+        // Who only takes messages is not held up by those who send them.
+        if std::mem::take(&mut self.has_published) {
+            self.gate.router.caught_up(self.terms.lane).await;
+            self.gate.services_caught_up().await;
+        }
+        Ok(more)
+    }
+
+    async fn take_packets_of(&mut self, input: &[u8], used: &mut usize) -> Result<bool, End> {
         let mut more = false;
+        let now = Instant::now();
         let mut left = PACKETS_A_TURN;
         loop {
             if left == 0 || self.wire.out.len() > OUT_BYTES {
@@ -163,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 break;
             }
             left -= 1;
-            self.paused_until = self.rate.wait_until(Instant::now());
+            self.paused_until = self.rate.wait_until(now);
             if self.paused_until.is_some() {
                 break;
             }
@@ -175,24 +228,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                     break;
                 }
             }
-            let Some((header, body)) = self.wire.packet(self.gate.limits.packet_bytes)? else { break };
-            match packet::decode(self.terms.version, header, &body)? {
-                Packet::Subscribe(subscribe) => self.subscribe(subscribe).await?,
+            let rest = &input[*used..];
+            let Some(header) = frame::header(rest, self.gate.limits.packet_bytes)? else { break };
+            let Some(body) = rest.get(header.header_len..header.total_len) else { break };
+            *used += header.total_len;
+            match packet::decode(self.terms.version, header, body)? {
+                Packet::Publish(publish) => self.publish(&publish, now)?,
                 packet => {
+                    // What was published before a filter is changed is not for that filter.
+                    self.publish_gathered()?;
                     if let Packet::Unsubscribe { filters, .. } = &packet {
                         left = left.saturating_sub(filters.len());
                     }
-                    self.handle(packet)?;
+                    match packet {
+                        Packet::Subscribe(subscribe) => self.subscribe(subscribe).await?,
+                        packet => self.handle(packet)?,
+                    }
                 }
             }
         }
-        self.gate.router.caught_up(self.terms.lane).await;
         Ok(more)
+    }
+
+    /// Hands over to the router what was gathered.
+    fn publish_gathered(&mut self) -> Result<(), RouterGone> {
+        self.gate.router.publish_all(self.terms.lane, &mut self.gathered)
     }
 
     fn handle(&mut self, packet: Packet<'_>) -> Result<(), End> {
         match packet {
-            Packet::Publish(publish) => self.publish(&publish)?,
             Packet::PubAck(ack) => self.session.lock().state.acknowledged(ack.packet_id),
             Packet::PubRec(ack) => {
                 let received = self.session.lock().state.received(ack.packet_id, ack.failed);
@@ -224,8 +288,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 }
                 return Err(End::Left { with_will: disconnect.with_will });
             }
-            // The caller handles it, as it may have to wait for a link.
-            Packet::Subscribe(_) => {}
+            // The caller handles them.
+            Packet::Publish(_) | Packet::Subscribe(_) => {}
         }
         Ok(())
     }
@@ -257,10 +321,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         encode::ack(&mut self.wire.out, self.terms.version, kind, packet_id, reason);
     }
 
-    fn publish(&mut self, publish: &Publish<'_>) -> Result<(), End> {
+    fn publish(&mut self, publish: &Publish<'_>, now: Instant) -> Result<(), End> {
         let counters = &self.gate.counters;
         counters.messages_in.one();
-        self.rate.count(Instant::now());
+        self.rate.count(now);
+        self.has_published = true;
+        // The principal of a connection stays the same, and so does the answer for a topic.
+        if publish.qos < 2
+            && !publish.retain
+            && let Some((_, channel)) = self.plain.as_ref().filter(|(topic, _)| **topic == *publish.topic)
+        {
+            let message = self.gate.message(&draft(publish), self.session.id, now);
+            self.gathered.push((channel.clone(), message));
+            if publish.qos == 1 {
+                self.ack(AckKind::Ack, publish.packet_id, Reason::Success);
+            }
+            return Ok(());
+        }
+        // Those before it go first.
+        self.gate.router.publish_all(self.terms.lane, &mut self.gathered)?;
         let decision = access::publish(&self.principal, publish.topic, publish.retain);
         let refused = match decision {
             PublishDecision::Allow | PublishDecision::ServicesOnly => None,
@@ -297,19 +376,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 }
             }
         }
-        let draft = Draft {
-            topic: publish.topic,
-            properties: &publish.properties.forward,
-            payload: publish.payload,
-            qos: publish.qos,
-            retain: publish.retain,
-            expiry_seconds: publish.properties.expiry_seconds,
-        };
+        let draft = draft(publish);
         if decision == PublishDecision::ServicesOnly {
             counters.publishes_unknown_topic.one();
             self.gate.publish_unknown(self.terms.lane, self.session.id, &draft)?;
         } else {
             self.gate.publish(self.terms.lane, self.session.id, &draft)?;
+            self.plain = Gate::plain_channel(publish.topic).map(|channel| (publish.topic.into(), channel));
         }
         match publish.qos {
             0 => {}

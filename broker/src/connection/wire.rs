@@ -1,20 +1,21 @@
 //! A connection's bytes: small buffers while it is idle, bounded ones while it is not, and writes with a deadline.
 
+use std::cell::RefCell;
 use std::io;
+use std::pin::Pin;
+use std::task::ready;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 use crate::codec::DecodeError;
 use crate::codec::frame::{self, Header};
 
-/// What an idle connection reads at first, from the stack: it owns no buffer until something comes.
-const IDLE_READ_BYTES: usize = 512;
-/// What is read at once from a busy one.
-const BUSY_READ_BYTES: usize = 16 * 1024;
+/// What is read at once.
+const READ_BYTES: usize = 16 * 1024;
 /// How much is read ahead, about, to notice that the client has gone.
 const WATCHED_BYTES: usize = 4 * 1024;
 /// An output buffer that is larger is given back when it has been written.
@@ -23,6 +24,11 @@ const KEEP_OUT_BYTES: usize = 1024;
 const LINGER_BYTES: usize = 1024 * 1024;
 const LINGER_TIME: Duration = Duration::from_millis(500);
 
+thread_local! {
+    /// Where all connections of a thread read into: none owns a buffer until something has come.
+    static CHUNK: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
 /// A stream with its buffers.
 pub(crate) struct Wire<S> {
     io: S,
@@ -30,14 +36,13 @@ pub(crate) struct Wire<S> {
     /// Packets to be written by [`Wire::flush`].
     pub(crate) out: BytesMut,
     write_time: Duration,
-    busy: bool,
     /// A packet may have been written in part.
     torn: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn new(io: S, write_time: Duration) -> Wire<S> {
-        Wire { io, input: BytesMut::new(), out: BytesMut::new(), write_time, busy: false, torn: false }
+        Wire { io, input: BytesMut::new(), out: BytesMut::new(), write_time, torn: false }
     }
 
     /// The next whole packet, if it is there: its header and its body.
@@ -61,31 +66,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.input.first().copied()
     }
 
+    /// Something has come in and was not handled yet.
+    pub(crate) fn has_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// What has come in and was not handled yet; [`Wire::put_back`] takes the rest back.
+    pub(crate) fn take_input(&mut self) -> BytesMut {
+        std::mem::take(&mut self.input)
+    }
+
+    /// Gives back what was taken, but for its first `used` bytes.
+    pub(crate) fn put_back(&mut self, mut input: BytesMut, used: usize) {
+        if used < input.len() {
+            input.advance(used);
+            self.input = input;
+        }
+    }
+
     /// Reads more; 0 is the end. Dropping the future loses nothing.
     pub(crate) async fn read(&mut self) -> io::Result<usize> {
-        if self.input.is_empty() {
-            if self.busy {
-                // If more is there already it comes in one piece; if not, waiting for it needs no large buffer.
-                self.input.reserve(BUSY_READ_BYTES);
-                if let Some(read) = self.io.read_buf(&mut self.input).now_or_never() {
-                    let n = read?;
-                    self.busy = n >= IDLE_READ_BYTES;
-                    return Ok(n);
-                }
-            }
-            self.input = BytesMut::new();
-            let mut chunk = [0; IDLE_READ_BYTES];
-            let n = self.io.read(&mut chunk).await?;
-            self.input.extend_from_slice(&chunk[..n]);
-            self.busy = n == IDLE_READ_BYTES;
-            return Ok(n);
-        }
         // The buffer grows with what has really come, not with what a header promises.
-        let more = if self.busy { BUSY_READ_BYTES } else { self.input.len() };
-        self.input.reserve(more.clamp(IDLE_READ_BYTES, BUSY_READ_BYTES));
-        let n = self.io.read_buf(&mut self.input).await?;
-        self.busy = n >= IDLE_READ_BYTES;
-        Ok(n)
+        std::future::poll_fn(|context| {
+            // Nothing that reads from a stream reads from another one in there, so it is not borrowed.
+            CHUNK.with_borrow_mut(|chunk| {
+                let mut chunk = ReadBuf::new(chunk);
+                ready!(Pin::new(&mut self.io).poll_read(context, &mut chunk))?;
+                self.input.extend_from_slice(chunk.filled());
+                std::task::Poll::Ready(Ok(chunk.filled().len()))
+            })
+        })
+        .await
     }
 
     /// Waits until the client has gone, and keeps what it sends meanwhile. A client that sends much is not watched.
@@ -105,12 +116,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         self.torn = true;
         while !self.out.is_empty() {
-            let n = timeout(self.write_time, self.io.write_buf(&mut self.out)).await??;
+            // Mostly there is room, and no timer is needed.
+            let n = match self.io.write_buf(&mut self.out).now_or_never() {
+                Some(written) => written?,
+                None => timeout(self.write_time, self.io.write_buf(&mut self.out)).await??,
+            };
             if n == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
         }
-        timeout(self.write_time, self.io.flush()).await??;
+        match self.io.flush().now_or_never() {
+            Some(flushed) => flushed?,
+            None => timeout(self.write_time, self.io.flush()).await??,
+        }
         self.torn = false;
         if self.out.capacity() > KEEP_OUT_BYTES {
             self.out = BytesMut::new();

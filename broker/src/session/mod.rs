@@ -72,6 +72,8 @@ impl From<RouterGone> for SubscribeFailed {
 pub(crate) struct Session {
     /// Its number, also the origin of what it publishes.
     pub(crate) id: u64,
+    /// It is a service's: publishers give it time.
+    is_service: bool,
     inner: Mutex<Inner>,
     /// Something is to be sent.
     pub(crate) to_send: Notify,
@@ -101,6 +103,7 @@ impl Session {
     pub(crate) fn new(id: u64, principal: &Principal, keeps: bool, limit_bytes: usize) -> Session {
         Session {
             id,
+            is_service: matches!(principal, Principal::Service { .. }),
             inner: Mutex::new(Inner {
                 state: SessionState::new(id, keeps, limit_bytes),
                 scope: Scope::of(principal),
@@ -133,6 +136,27 @@ impl Session {
             self.to_send.notify_one();
         }
         offer
+    }
+
+    /// Hands over messages that may be for this client, up to the first one that is and for which there is no room;
+    /// tells how many were taken.
+    pub(crate) fn offer_all(&self, messages: &[Message]) -> usize {
+        let mut inner = self.lock();
+        let connected = inner.connected;
+        let mut queued = false;
+        let full = messages.iter().position(|message| match inner.state.offer(message, connected) {
+            Offer::Queued => {
+                queued = true;
+                false
+            }
+            Offer::NotWanted => false,
+            Offer::Full => true,
+        });
+        drop(inner);
+        if queued && connected {
+            self.to_send.notify_one();
+        }
+        full.unwrap_or(messages.len())
     }
 
     /// Tells the pump that the queue has room again.

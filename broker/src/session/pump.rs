@@ -5,14 +5,22 @@
 //! nothing for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::Session;
-use super::state::Offer;
 use crate::gate::Gate;
 use crate::message::Message;
 use crate::router::{FromRouter, LinkReceiver, LinkSender};
+
+/// Bytes of messages that are handed over at once, about.
+const BATCH_BYTES: usize = 64 * 1024;
+/// A service is behind when its queue is full or so much was published since what it gets, ...
+const LATE_BYTES: u64 = 512 * 1024;
+/// ... until neither is so, or nothing comes for so long.
+const QUIET_TIME: Duration = Duration::from_millis(2);
 
 /// Runs until the session has ended, then gives the link back.
 pub(super) async fn pump(
@@ -22,40 +30,103 @@ pub(super) async fn pump(
     mut receiver: LinkReceiver,
 ) {
     let mut places = Places::default();
+    let mut messages = Vec::new();
+    let mut behind = None;
     while !session.lock().ended {
-        match receiver.next().await {
-            Ok(FromRouter::Message { channel, offset, bytes }) => {
-                gate.counters.dropped_log_wrapped.add(places.gap(&channel, offset));
-                if let Some(message) = Message::from_bytes(bytes) {
-                    hand_over(&gate, &session, &message).await;
+        let first = match &behind {
+            None => receiver.next().await,
+            // Nothing more for a moment: there is nothing left to wait for.
+            Some(_) => match timeout(QUIET_TIME, receiver.next()).await {
+                Ok(first) => first,
+                Err(_) => {
+                    behind = None;
+                    continue;
                 }
+            },
+        };
+        let mut next = Some(first);
+        let mut bytes_left = BATCH_BYTES;
+        while let Some(event) = next {
+            match event {
+                Ok(FromRouter::Message { channel, offset, bytes }) => {
+                    gate.counters.dropped_log_wrapped.add(places.gap(&channel, offset));
+                    bytes_left = bytes_left.saturating_sub(bytes.len());
+                    messages.extend(Message::from_bytes(bytes));
+                }
+                Ok(FromRouter::Subscribed(token)) => {
+                    // What came before it goes before the answer.
+                    hand_over(&gate, &session, &mut messages, &mut behind).await;
+                    // A new reader of a log begins at its end.
+                    places = Places::default();
+                    session.subscribed(token);
+                }
+                Ok(FromRouter::Other) => {}
+                Err(_) => return,
             }
-            Ok(FromRouter::Subscribed(token)) => {
-                // A new reader of a log begins at its end.
-                places = Places::default();
-                session.subscribed(token);
-            }
-            Ok(FromRouter::Other) => {}
-            Err(_) => return,
+            next = if bytes_left > 0 { receiver.next_if_there() } else { None };
         }
+        hand_over(&gate, &session, &mut messages, &mut behind).await;
     }
+    drop(behind);
     let channels = session.lock().channels();
     gate.router.recycle(sender, receiver, channels).await;
 }
 
-async fn hand_over(gate: &Gate, session: &Session, message: &Message) {
-    while session.offer(message) == Offer::Full {
-        {
+/// Puts messages into the session's queue, waiting for room if a client is there to make it.
+async fn hand_over<'a>(
+    gate: &'a Gate,
+    session: &Session,
+    messages: &mut Vec<Message>,
+    behind: &mut Option<Behind<'a>>,
+) {
+    let mut taken = 0;
+    let mut is_late =
+        session.is_service && messages.first().is_some_and(|message| gate.bytes_since(message) > LATE_BYTES);
+    if is_late {
+        behind.get_or_insert_with(|| Behind::new(gate));
+    }
+    loop {
+        taken += session.offer_all(&messages[taken..]);
+        if taken == messages.len() {
+            break;
+        }
+        let (ended, connected) = {
             let inner = session.lock();
-            if inner.ended {
-                return;
-            }
-            if !inner.connected {
-                gate.counters.dropped_queue_full.one();
-                return;
-            }
+            (inner.ended, inner.connected)
+        };
+        if ended {
+            break;
+        }
+        if !connected {
+            gate.counters.dropped_queue_full.one();
+            taken += 1;
+            continue;
+        }
+        if session.is_service {
+            is_late = true;
+            behind.get_or_insert_with(|| Behind::new(gate));
         }
         session.room.notified().await;
+    }
+    if !is_late {
+        *behind = None;
+    }
+    messages.clear();
+}
+
+/// A connected service is behind for as long as this lives.
+struct Behind<'a>(&'a Gate);
+
+impl Behind<'_> {
+    fn new(gate: &Gate) -> Behind<'_> {
+        gate.services_behind.send_modify(|behind| *behind += 1);
+        Behind(gate)
+    }
+}
+
+impl Drop for Behind<'_> {
+    fn drop(&mut self) {
+        self.0.services_behind.send_modify(|behind| *behind -= 1);
     }
 }
 

@@ -15,7 +15,7 @@ fn message(topic: &str, payload: &str, qos: u8, origin: u64) -> Message {
         retain: false,
         expiry_seconds: None,
     };
-    Message::new(&draft, origin, 0)
+    Message::new(&draft, origin, 0, 0)
 }
 
 fn subscription(filter: &str, qos: u8) -> Subscription {
