@@ -30,8 +30,8 @@ const GOODBYES: usize = 256;
 
 /// What a message takes in the router's logs beside its topic and payload.
 const LOG_ENTRY_BYTES: usize = 64;
-/// How long a publisher's next messages wait for a service that is behind.
-const BEHIND_TIME: Duration = Duration::from_millis(200);
+/// How long a publisher's next messages wait for a session that is behind.
+const BEHIND_TIME: Duration = Duration::from_millis(400);
 
 /// The shared state of the gate.
 pub(crate) struct Gate {
@@ -45,8 +45,8 @@ pub(crate) struct Gate {
     pub(crate) stopping: watch::Sender<bool>,
     /// Hears of people whose requests were refused since they were retained.
     pub(crate) refused_retains: Mutex<Option<mpsc::Sender<(OrgSlug, UserName)>>>,
-    /// How many services get what they subscribed to late.
-    pub(crate) services_behind: watch::Sender<usize>,
+    /// How many sessions get what they subscribed to late.
+    pub(crate) behind: watch::Sender<usize>,
     unauthenticated: Mutex<Places<oneshot::Sender<()>>>,
     /// Permits for CONNECTs that are large.
     large_connects: Arc<Semaphore>,
@@ -86,7 +86,7 @@ impl Gate {
             counters: Counters::default(),
             stopping: watch::channel(false).0,
             refused_retains: Mutex::default(),
-            services_behind: watch::channel(0).0,
+            behind: watch::channel(0).0,
             large_connects: Arc::new(Semaphore::new(limits.large_connects)),
             goodbyes: Semaphore::new(limits.unauthenticated.min(GOODBYES)),
             refusals: Mutex::new(LogPace::new(Instant::now())),
@@ -204,11 +204,11 @@ impl Gate {
         }
     }
 
-    /// Waits a moment while a service is behind with what it was sent, so that it gets the time to take it, and what
+    /// Waits a moment while a session is behind with what is for it, so that it gets the time to take it, and what
     /// follows does not push it out of the router's log. A moment only: who publishes at a human pace does not notice.
-    pub(crate) async fn services_caught_up(&self) {
-        if *self.services_behind.borrow() > 0 {
-            let mut behind = self.services_behind.subscribe();
+    pub(crate) async fn sessions_caught_up(&self) {
+        if *self.behind.borrow() > 0 {
+            let mut behind = self.behind.subscribe();
             let caught_up = behind.wait_for(|behind| *behind == 0);
             let _ = tokio::time::timeout(BEHIND_TIME, caught_up).await;
         }

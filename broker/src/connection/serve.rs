@@ -201,7 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         // Who only takes messages is not held up by those who send them.
         if std::mem::take(&mut self.has_published) {
             self.gate.router.caught_up(self.terms.lane).await;
-            self.gate.services_caught_up().await;
+            self.gate.sessions_caught_up().await;
         }
         Ok(more)
     }

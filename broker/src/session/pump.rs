@@ -17,10 +17,12 @@ use crate::router::{FromRouter, LinkReceiver, LinkSender};
 
 /// Bytes of messages that are handed over at once, about.
 const BATCH_BYTES: usize = 64 * 1024;
-/// A service is behind when its queue is full or so much was published since what it gets, ...
-const LATE_BYTES: u64 = 512 * 1024;
-/// ... until neither is so, or nothing comes for so long.
+/// A session is behind when so much was published since what it gets that this part of its log may be full of it, ...
+const LATE_PART_OF_LOG: usize = 8;
+/// ... until it is not, or nothing comes for so long.
 const QUIET_TIME: Duration = Duration::from_millis(2);
+/// A service that takes nothing for so long is not waited for until it does.
+const STUCK_TIME: Duration = Duration::from_millis(200);
 
 /// Runs until the session has ended, then gives the link back.
 pub(super) async fn pump(
@@ -80,8 +82,13 @@ async fn hand_over<'a>(
     behind: &mut Option<Behind<'a>>,
 ) {
     let mut taken = 0;
-    let mut is_late =
-        session.is_service && messages.first().is_some_and(|message| gate.bytes_since(message) > LATE_BYTES);
+    let segment = if session.is_service {
+        gate.limits.service_log_segment_bytes
+    } else {
+        gate.limits.log_segment_bytes
+    };
+    let late_bytes = (segment * gate.limits.log_segments / LATE_PART_OF_LOG) as u64;
+    let mut is_late = messages.first().is_some_and(|message| gate.bytes_since(message) > late_bytes);
     if is_late {
         behind.get_or_insert_with(|| Behind::new(gate));
     }
@@ -102,11 +109,16 @@ async fn hand_over<'a>(
             taken += 1;
             continue;
         }
-        if session.is_service {
-            is_late = true;
+        // Now it is the client that is slow. What a service gets is worth some waiting, people are not waited for.
+        is_late = session.is_service;
+        if is_late {
             behind.get_or_insert_with(|| Behind::new(gate));
+        } else {
+            *behind = None;
         }
-        session.room.notified().await;
+        while timeout(STUCK_TIME, session.room.notified()).await.is_err() {
+            *behind = None;
+        }
     }
     if !is_late {
         *behind = None;
@@ -114,19 +126,19 @@ async fn hand_over<'a>(
     messages.clear();
 }
 
-/// A connected service is behind for as long as this lives.
+/// A session is behind for as long as this lives.
 struct Behind<'a>(&'a Gate);
 
 impl Behind<'_> {
     fn new(gate: &Gate) -> Behind<'_> {
-        gate.services_behind.send_modify(|behind| *behind += 1);
+        gate.behind.send_modify(|behind| *behind += 1);
         Behind(gate)
     }
 }
 
 impl Drop for Behind<'_> {
     fn drop(&mut self) {
-        self.0.services_behind.send_modify(|behind| *behind -= 1);
+        self.0.behind.send_modify(|behind| *behind -= 1);
     }
 }
 
