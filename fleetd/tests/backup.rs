@@ -135,7 +135,10 @@ fn a_backup_beside_constant_writing_is_of_one_moment_and_holds_nobody_up() {
             let ranges: Vec<(i64, i64)> = serde_json::from_str(&committed).unwrap();
             let named: i64 = ranges.iter().map(|(lo, hi)| hi - lo + 1).sum();
             let [(1, last)] = ranges.as_slice() else { panic!("{id}: {ranges:?}") };
-            assert!(*last >= acked.cast_signed(), "{id}: {acked} was acknowledged before the backup began, it has {last}");
+            assert!(
+                *last >= acked.cast_signed(),
+                "{id}: {acked} was acknowledged before the backup began, it has {last}"
+            );
             // Whatever day it is: all tables together have exactly what the committed set names.
             let tables: Vec<String> = database
                 .prepare(
