@@ -30,6 +30,7 @@ case $verb in
 show)
     [ -e "$here/units/$unit" ] || new_invocation >"$here/units/$unit"
     # A real one answers what was asked for; more does no harm.
+    [ -e "$here/units/$unit.job" ] && echo "Job=$(cat "$here/units/$unit.job")"
     echo "LoadState=loaded"
     echo "ActiveState=$(cat "$here/units/$unit.state" 2>/dev/null || echo active)"
     echo "SubState=running"
@@ -37,10 +38,17 @@ show)
     echo "ActiveEnterTimestampMonotonic=$(stat -c %Y "$here/units/$unit")"
     ;;
 restart)
+    # What was ordered goes on without whoever has ordered it, and bears no mark of theirs.
+    setsid env -i PATH="$PATH" "$0" carry-out "$unit" &
+    wait
+    ;;
+carry-out)
+    echo 1 >"$here/units/$unit.job"
     echo "restart $unit" >>"$here/effects"
     [ -e "$here/slow" ] && sleep "$(cat "$here/slow")"
     new_invocation >"$here/units/$unit.new"
     mv "$here/units/$unit.new" "$here/units/$unit"
+    rm "$here/units/$unit.job"
     ;;
 reboot)
     echo "reboot" >>"$here/effects"

@@ -10,10 +10,9 @@ use end_to_end::Server;
 use end_to_end::chaos::check::{self, Report};
 use end_to_end::chaos::database::Database;
 use end_to_end::chaos::ledger::{Effect, Ledger};
+use end_to_end::chaos::plan::{SHORT, SHORT_SEED};
 use end_to_end::chaos::spool::Spool;
 use rusqlite::Connection;
-
-const SEED: &str = "1";
 
 /// What a run has left, to be changed and checked.
 struct Remains {
@@ -79,7 +78,11 @@ fn one_complaint(complaints: &[String], about: &str) {
 fn a_short_run_loses_and_doubles_nothing_and_the_checker_finds_what_is_put_in_on_purpose() {
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_chaos"))
-        .args(["--seed", SEED, "--rounds", "12", "--agents", "3", "--chapter", "12", "--folder"])
+        .args(["--seed".to_owned(), SHORT_SEED.to_string()])
+        .args(["--rounds".to_owned(), SHORT.rounds.to_string()])
+        .args(["--agents".to_owned(), SHORT.agents.to_string()])
+        .args(["--chapter".to_owned(), SHORT.chapter.to_string()])
+        .arg("--folder")
         .arg(folder.path())
         .output()
         .unwrap();

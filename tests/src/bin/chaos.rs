@@ -26,6 +26,9 @@ struct Arguments {
     /// Rounds after which everything is healed and checked.
     #[arg(long, default_value_t = 30)]
     chapter: usize,
+    /// Go without full disks: needs no user namespace.
+    #[arg(long)]
+    no_full_disks: bool,
     /// A new folder for everything that the run leaves. By default one below the temporary folder, which is removed if all
     /// is well.
     #[arg(long)]
@@ -37,7 +40,10 @@ static STOP: AtomicBool = AtomicBool::new(false);
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Before any thread is started.
-    let namespace = disks::enter_namespace();
+    let namespace = match arguments.no_full_disks {
+        true => Err("nobody wants them".to_owned()),
+        false => disks::enter_namespace(),
+    };
     if let Err(why) = &namespace {
         println!("without full disks: {why}");
     }
@@ -57,7 +63,9 @@ fn main() -> ExitCode {
         println!("cannot make {}: {error}", folder.display());
         return ExitCode::FAILURE;
     }
-    println!("seed {seed}; everything is in {}", folder.display());
+    let Size { agents, rounds, chapter } = size;
+    let again = format!("make chaos SEED={seed} ROUNDS={rounds} AGENTS={agents} CHAPTER={chapter}");
+    println!("seed {seed}; everything is in {}; again: {again}", folder.display());
     let options = Options { seed, size, folder: folder.clone(), own_disks: namespace.is_ok() };
     let outcome = world::run(&options, &STOP);
     println!("{}", outcome.summary);
@@ -71,9 +79,8 @@ fn main() -> ExitCode {
     }
     println!("{} complaints:", outcome.complaints.len());
     outcome.complaints.iter().take(30).for_each(|complaint| println!("- {complaint}"));
-    let Size { agents, rounds, chapter } = size;
     println!("everything is in {}", folder.display());
-    println!("again: make chaos SEED={seed} ROUNDS={rounds} AGENTS={agents} CHAPTER={chapter}");
+    println!("again: {again}");
     ExitCode::FAILURE
 }
 

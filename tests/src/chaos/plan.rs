@@ -18,6 +18,11 @@ pub struct Size {
     pub chapter: usize,
 }
 
+/// The run of the tests: short, and with most of what there is.
+pub const SHORT: Size = Size { agents: 4, rounds: 20, chapter: 20 };
+/// Its seed.
+pub const SHORT_SEED: u64 = 1206;
+
 /// Whose disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Disk {
@@ -464,6 +469,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_short_run_of_the_tests_has_most_of_what_there_is() {
+        let plan = draw(SHORT_SEED, SHORT);
+        let has = |what: &dyn Fn(&Action) -> bool| assert!(plan.iter().any(what), "{plan:#?}");
+        has(&|a| matches!(a, Action::Restore));
+        has(&|a| matches!(a, Action::FillDisk(Disk::Server)));
+        has(&|a| matches!(a, Action::FillDisk(Disk::Agent(_))));
+        has(&|a| matches!(a, Action::Damage(_, Damage::OlderCopy)));
+        has(&|a| {
+            matches!(a, Action::Damage(_, Damage::Scrambled(_) | Damage::Deleted | Damage::Truncated(_)))
+        });
+        has(&|a| matches!(a, Action::FreezeServer));
+        has(&|a| matches!(a, Action::KillServer));
+        has(&|a| matches!(a, Action::KillAgent(_)));
+        has(&|a| matches!(a, Action::Reset(_)));
+        has(&|a| matches!(a, Action::Clock(..)));
+        has(&|a| matches!(a, Action::Recording(..)));
+        has(&|a| matches!(a, Action::Ask(Request { kind: Kind::RotateToken, .. })));
     }
 
     #[test]

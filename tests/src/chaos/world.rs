@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -66,9 +68,21 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Outcome {
             break;
         }
         world.note(step, action);
-        if *action == Action::Check {
+        // What fails in the middle leaves as much to look at as a complaint.
+        let done = catch_unwind(AssertUnwindSafe(|| match action {
+            Action::Check => Some(world.check()),
+            _ => {
+                world.act(action);
+                None
+            }
+        }));
+        let Ok(done) = done else {
+            report.complaints.push(format!("step {step}, {action:?}, could not be made; see above"));
+            break;
+        };
+        if let Some(checked) = done {
             chapters += 1;
-            report = world.check();
+            report = checked;
             world.progress(&format!(
                 "chapter {chapters} is checked after {} s: {}\n",
                 began.elapsed().as_secs(),
@@ -78,11 +92,10 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Outcome {
                 break;
             }
         } else {
-            world.act(action);
             world.progress(&format!("step {} of {}", step + 1, plan.len()));
         }
     }
-    report.complaints.extend(world.end());
+    world.end(&mut report.complaints);
     let commands: Vec<String> = report.commands.iter().map(|(end, count)| format!("{end} {count}")).collect();
     let disk = if options.own_disks { "" } else { "\nwithout full disks: this system lets nobody mount one" };
     let summary = format!(
@@ -531,8 +544,8 @@ impl<'a> World<'a> {
         open
     }
 
-    /// Stops everything, leaves what people need to look into it, and says what must not be in the logs.
-    fn end(&mut self) -> Vec<String> {
+    /// Stops everything, says what must not be in the logs, and leaves what people need to look into complaints.
+    fn end(&mut self, complaints: &mut Vec<String>) {
         self.gather_answers(true);
         for device in &mut self.devices {
             device.heal();
@@ -542,19 +555,22 @@ impl<'a> World<'a> {
         self.server_down(|server| {
             server.stop();
         });
-        // The disks of our own go with us.
-        let kept = self.folder.join("fleet.db");
-        for suffix in ["", "-wal"] {
-            let from = format!("{}{suffix}", self.database().display());
-            let _ = fs::copy(from, format!("{}{suffix}", kept.display()));
-        }
-        let mut complaints = Vec::new();
         let agents = self.devices.iter().map(|device| (device.name.as_str(), device.agent.log()));
         for (name, log) in agents.chain([("server", self.server.log())]) {
             if let Some(line) = log.lines().find(|line| line.contains("panicked at")) {
                 complaints.push(format!("{name}: {line}"));
             }
         }
-        complaints
+        // The disks of our own go with us.
+        for suffix in ["", "-wal"] {
+            let to = self.folder.join(format!("fleet.db{suffix}"));
+            let _ = fs::copy(format!("{}{suffix}", self.database().display()), to);
+        }
+        if !complaints.is_empty() {
+            for name in self.devices.iter().map(|device| device.name.as_str()).chain(["server"]) {
+                let to = self.folder.join(format!("{name}.kept"));
+                let _ = Command::new("cp").arg("-r").arg(self.folder.join(name)).arg(to).status();
+            }
+        }
     }
 }
