@@ -201,3 +201,55 @@ fn acknowledgements_of_nothing_change_nothing() {
     state.completed(packet_id);
     assert_eq!(state.received(packet_id, false), Received::Release, "PUBCOMP before PUBREC is not believed");
 }
+
+#[test]
+fn a_message_that_is_never_acknowledged_keeps_its_identifier_while_the_others_go_round() {
+    let mut state = session("t", 1);
+    let send = |state: &mut SessionState| {
+        assert_eq!(state.offer(&message("t", "x", 1, 9), true), Offer::Queued);
+        let Some(Next::Publish { packet_id, .. }) = state.next(3) else { panic!("a message") };
+        packet_id
+    };
+    let first = send(&mut state);
+    let mut seen = HashSet::from([first]);
+    for _ in 1..u32::from(u16::MAX) {
+        let id = send(&mut state);
+        assert!(id != 0 && seen.insert(id), "{id} is in use or was used a moment ago");
+        state.acknowledged(id);
+    }
+    // All are used up but the first one's, which is skipped from now on; order of the answers does not matter.
+    for _ in 0..3 {
+        let (a, b) = (send(&mut state), send(&mut state));
+        assert!(a != b && a != first && b != first);
+        state.acknowledged(b);
+        state.acknowledged(a);
+    }
+    state.acknowledged(first);
+    state.detach();
+    state.resume(|_| true);
+    assert_eq!(state.next(3), None, "everything was acknowledged");
+}
+
+#[test]
+fn what_is_kept_for_the_next_connection_is_bounded_by_bytes() {
+    let mut state = SessionState::new(1, true, 10_000);
+    state.subscribe(subscription("t", 1));
+    let big = message("t", &"x".repeat(6_000), 1, 9);
+    let mut sent = Vec::new();
+    for _ in 0..4 {
+        state.offer(&big, true);
+        if let Some(Next::Publish { packet_id, .. }) = state.next(1_000) {
+            sent.push(packet_id);
+        }
+    }
+    assert_eq!(sent.len(), 2, "the second one is more than fits, the third waits");
+    state.acknowledged(sent[1]);
+    assert!(matches!(state.next(1_000), Some(Next::Publish { .. })));
+    // A session that ends with its connection keeps nothing, and waits for nothing.
+    let mut state = SessionState::new(1, false, 10_000);
+    state.subscribe(subscription("t", 1));
+    for _ in 0..4 {
+        state.offer(&big, true);
+        assert!(matches!(state.next(1_000), Some(Next::Publish { .. })));
+    }
+}

@@ -101,6 +101,62 @@ async fn links_of_clients_that_left_with_a_backlog_are_used_again() {
     assert!(person.is_silent().await);
 }
 
+const FLEETD: Options<'_> =
+    Options { client_id: "fleetd-1", username: "acme/fleetd", password: "service", ..OPERATOR };
+
+/// Publishes so many heartbeats as fast as the acknowledgements allow that the pipe holds.
+async fn flood(broker: Broker, count: u16) {
+    let device = Client::connect(&broker, &DEVICE).await;
+    let (mut reading, mut writing) = tokio::io::split(device.io);
+    let sender = tokio::spawn(async move {
+        for id in 1..=count {
+            let body = [&text(HEARTBEAT)[..], &id.to_be_bytes(), &[7; 100]].concat();
+            writing.write_all(&packet(0x32, &body)).await.unwrap();
+        }
+        writing
+    });
+    let mut acknowledgements = vec![0; 4 * usize::from(count)];
+    reading.read_exact(&mut acknowledgements).await.unwrap();
+    assert_eq!(acknowledgements[acknowledgements.len() - 2..], count.to_be_bytes());
+    sender.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_waits_for_a_service_that_reads_and_loses_nothing() {
+    let limits = Limits {
+        device_messages_per_second: 0,
+        queued_bytes: 16 * 1024,
+        service_log_segment_bytes: 64 * 1024,
+        ..Limits::default()
+    };
+    let broker = broker(limits);
+    let mut service = Client::connect(&broker, &FLEETD).await;
+    assert_eq!(service.subscribe(HEARTBEATS, 1).await, 1);
+    // Several times what the log holds.
+    let count = 10_000;
+    let flood = tokio::spawn(flood(broker.clone(), count));
+    for number in 1..=count {
+        let (_, _, id, _) = service.message().await;
+        service.send(&packet(0x40, &id.to_be_bytes())).await;
+        if number % 200 == 0 {
+            // It commits what it has.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    timeout(PATIENCE, flood).await.unwrap().unwrap();
+    assert_eq!(broker.counters().dropped_log_wrapped, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_does_not_wait_for_a_service_that_takes_nothing() {
+    let limits = Limits { device_messages_per_second: 0, queued_bytes: 16 * 1024, ..Limits::default() };
+    let broker = broker(limits);
+    let mut service = Client::connect(&broker, &FLEETD).await;
+    assert_eq!(service.subscribe(HEARTBEATS, 1).await, 1);
+    timeout(PATIENCE, flood(broker.clone(), 10_000)).await.unwrap();
+    drop(service);
+}
+
 /// A small generator: the same seed gives the same clients.
 struct Dice(u64);
 
