@@ -40,7 +40,9 @@ fn measure(context: &Context) -> Result<Section> {
     let (devices, times) = if context.quick { (1_000, 50) } else { (DEVICES, 300) };
     let (mut fleet, devices) = Fleet::prepare(&context.scratch, &context.bin_dir, "reads", devices)?;
     let began = Instant::now();
-    let rows = fill(&fleet, &devices)?;
+    // What is asked for ends where the filling ended.
+    let now = now_ms() / MINUTE_MS * MINUTE_MS;
+    let rows = fill(&fleet, &devices, now)?;
     let filled_in = began.elapsed();
     fleet.start()?;
     let load = Load::start(fleet.mqtt, &devices[devices.len() - SENDING..], PER_SECOND)?;
@@ -68,11 +70,9 @@ fn measure(context: &Context) -> Result<Section> {
             expect(&answer, 1_440, 1_440)?;
             Ok(time)
         };
-    let now = now_ms();
     let (mut last, mut summed) = (Vec::new(), Vec::new());
     for turn in 0..times {
-        let until = now / MINUTE_MS * MINUTE_MS;
-        last.push(day(turn, until - DAY_MS, until, &mut admin)?);
+        last.push(day(turn, now - DAY_MS, now, &mut admin)?);
         let device = &devices[turn * 37 % DENSE * (devices.len() - SENDING) / DENSE];
         let began = Instant::now();
         admin.get(&format!("/devices/{}/metrics?hours=24", device.id))?;
@@ -94,7 +94,7 @@ fn measure(context: &Context) -> Result<Section> {
             "The database has {} devices and {} heartbeats over {DAYS} days, written into it in {:.0} s before the server started: in the last 24 hours one a minute for \
              each of {DENSE} devices spread over the list and one every {SPARSE_MINUTES} minutes for every other, before that one every {OLD_MINUTES} minutes for all; \
              in order of time, so that two heartbeats of one device never lie on the same page of the file, as in a full table (of 200 million rows, \
-             which no run of minutes can write). Days that are over have their index, made by the server's own statement. Of the last 24 hours {today} minutes lie \
+             which no run of minutes can write). Days that are over have their index, made by the server's own statement; in the day that lasts each heartbeat names the one before it of its device, as the server writes them. Of the last 24 hours {today} minutes lie \
              in the day that is not over. {SENDING} devices send {PER_SECOND} heartbeats a second meanwhile ({acknowledged:.0} a second were acknowledged). {times} requests of \
              each kind, one after the other on one HTTP connection, as an administrator; the last 24 hours are 1,440 heartbeats in one answer.",
             thousands(devices.len() as f64),
@@ -124,11 +124,10 @@ fn expect(answer: &[u8], items: usize, total: usize) -> Result<()> {
 }
 
 /// Writes the heartbeats, and what is known of each device. Returns how many heartbeats.
-fn fill(fleet: &Fleet, devices: &[Device]) -> Result<u64> {
+fn fill(fleet: &Fleet, devices: &[Device], now: i64) -> Result<u64> {
     let mut database = Connection::open(fleet.database())?;
     // What is measured comes later: if the machine fails here the run begins anew.
     database.pragma_update(None, "synchronous", "OFF")?;
-    let now = now_ms() / MINUTE_MS * MINUTE_MS;
     let org: String = database.query_row("SELECT org_id FROM devices LIMIT 1", [], |row| row.get(0))?;
     let mut rows = 0;
     let mut last = Vec::new();

@@ -86,9 +86,9 @@ fn measure(context: &Context) -> Result<Figures> {
         .stderr(File::create(folder.join("agent.log"))?);
     let agent = Running { child: command.spawn()? };
     let pid = agent.child.id();
-    let mut admin = fleet.admin()?;
-    let mut stored = || -> Result<u64> {
-        let answer = admin.get(&format!("/devices/{}/heartbeats?page_size=1", device.id))?;
+    let stored = || -> Result<u64> {
+        // Logged in anew each time: the server closes connections that are silent for so long.
+        let answer = fleet.admin()?.get(&format!("/devices/{}/heartbeats?page_size=1", device.id))?;
         Ok(serde_json::from_slice::<Value>(&answer)?["total"].as_u64().unwrap_or(0))
     };
     // The span begins and ends in the middle between two heartbeats.
@@ -98,7 +98,7 @@ fn measure(context: &Context) -> Result<Figures> {
             let log = fs::read_to_string(folder.join("agent.log")).unwrap_or_default();
             return Err(format!("the agent sends no heartbeats: {log}").into());
         }
-        thread::sleep(Duration::from_millis(500));
+        thread::sleep(Duration::from_secs(2));
     }
     thread::sleep(Duration::from_secs(INTERVAL_SECONDS / 2));
     let intervals = if context.quick { 1 } else { 4 };
@@ -106,8 +106,8 @@ fn measure(context: &Context) -> Result<Figures> {
     let (up, down, polls) = (proxy.up(), proxy.down(), application.polls());
     thread::sleep(Duration::from_secs(INTERVAL_SECONDS * intervals));
     let figures = Figures {
-        span: began.elapsed(),
         cpu: cpu(pid)?.saturating_sub(cpu_before),
+        span: began.elapsed(),
         heartbeats: stored()? - heartbeats_before,
         bytes_up: proxy.up() - up,
         bytes_down: proxy.down() - down,

@@ -109,6 +109,8 @@ impl Fleet {
             .env("FLEET_ADMIN_PASSWORD", ADMIN_PASSWORD)
             .env("FLEET_RATE_LIMIT_REQUESTS", "1000000")
             .env("FLEET_LOG", "warn")
+            // As its systemd unit has it.
+            .env("MALLOC_ARENA_MAX", "2")
             .envs(self.settings.iter().map(|(key, value)| (*key, value.as_str())))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
