@@ -39,10 +39,38 @@ pub(super) fn migrate(
     // Only has an effect on a file without tables; lets retention give space back to the file system.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL").map_err(failed)?;
     connection.pragma_update(None, "application_id", APPLICATION_ID).map_err(failed)?;
-    embedded::migrations::runner().set_grouped(true).run(connection).map_err(|source| {
-        StoreError::Engine { operation: format!("migrate {}", path.display()), source: Box::new(source) }
-    })?;
+    chain_old_days(connection).map_err(failed)?;
+    run(embedded::migrations::runner(), connection, path)
+}
+
+fn run(runner: refinery::Runner, connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    runner.set_grouped(true).run(connection).map(drop).map_err(|source| StoreError::Engine {
+        operation: format!("migrate {}", path.display()),
+        source: Box::new(source),
+    })
+}
+
+/// The tables of days are made as days come, so no migration names them. Those from before version 15 lack the column that
+/// names a device's row before; older programs do not mind it.
+fn chain_old_days(connection: &Connection) -> rusqlite::Result<()> {
+    let find = "SELECT t.name FROM sqlite_master t WHERE t.type = 'table' AND t.name GLOB 'heartbeats_[0-9]*' \
+                AND NOT EXISTS (SELECT 1 FROM pragma_table_info(t.name) c WHERE c.name = 'before')";
+    let tables: Vec<String> =
+        connection.prepare(find)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for table in tables {
+        connection.execute_batch(&format!("ALTER TABLE \"{table}\" ADD COLUMN before BIGINT"))?;
+    }
     Ok(())
+}
+
+/// A database as an older program left it.
+#[cfg(test)]
+pub(crate) fn make_at_version(path: &Path, version: i32) -> Connection {
+    let mut connection = Connection::open(path).expect("a new file");
+    connection.pragma_update(None, "application_id", APPLICATION_ID).expect("a new file");
+    let runner = embedded::migrations::runner().set_target(refinery::Target::Version(version));
+    run(runner, &mut connection, path).expect("our own migrations");
+    connection
 }
 
 /// Brings a database that nobody else knows of to the schema of this program: a copy that is about to be used.

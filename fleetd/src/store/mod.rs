@@ -38,6 +38,8 @@ use std::{borrow::Cow, path::Path, sync::Arc, time::Duration};
 use engine::parse_column;
 pub use engine::{Outcome, Row, Statement, StoreError, Value, operation};
 pub use lock::{DataLock, LockError, make_data_dir};
+#[cfg(test)]
+pub(crate) use migrate::make_at_version;
 pub use migrate::{is_ours, known_version, migrate_alone};
 
 /// After a write that found no room, the store calls itself not ready for so long.

@@ -30,14 +30,18 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let bench = Self::open(tempfile::tempdir().unwrap());
+        let sql = "INSERT INTO devices (id, org_id, device_id, name, approval, arch, created_at, updated_at) \
+                   VALUES ('d', ?1, 'cam-1', 'd', 'approved', 'aarch64', 0, 0)";
+        bench.app.store.apply_one(Statement::new(sql, values![ORG])).await.unwrap();
+        bench
+    }
+
+    fn open(folder: tempfile::TempDir) -> Self {
         let config = Config::new(folder.path().to_owned());
         let clock = Clock::fixed(MIDNIGHT);
         let store = Store::open(&config.database, None).unwrap();
         let auth = AuthState::open(&config, &clock).unwrap();
-        let sql = "INSERT INTO devices (id, org_id, device_id, name, approval, arch, created_at, updated_at) \
-                   VALUES ('d', ?1, 'cam-1', 'd', 'approved', 'aarch64', 0, 0)";
-        store.apply_one(Statement::new(sql, values![ORG])).await.unwrap();
         let key = DeviceKey { device_id: "d".to_owned(), org_id: ORG.to_owned() };
         Self { app: Arc::new(AppState::new(store, config, clock, auth)), key, _folder: folder }
     }
@@ -220,6 +224,43 @@ async fn the_heartbeats_of_days_without_index_are_all_found_though_the_clock_jum
             assert_eq!(periods.values().map(|rollup| rollup.samples).sum::<i64>() as u64, wanted[at]);
         }
     }
+}
+
+#[tokio::test]
+async fn after_an_upgrade_in_the_middle_of_a_day_its_heartbeats_from_before_and_after_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Config::new(folder.path().to_owned()).database;
+    let old = crate::store::make_at_version(&path, 14);
+    let day = format!("heartbeats_{}", &rfc3339(MIDNIGHT).replace('-', "")[..8]);
+    old.execute_batch(&format!(
+        "INSERT INTO devices (id, org_id, device_id, name, approval, arch, created_at, updated_at) \
+         VALUES ('d', '{ORG}', 'cam-1', 'd', 'approved', 'aarch64', 0, 0); \
+         INSERT INTO device_state (device_id, org_id) VALUES ('d', '{ORG}'); \
+         INSERT INTO heartbeat_days (day) VALUES ({}); \
+         CREATE TABLE {day} (id INTEGER PRIMARY KEY, device_id TEXT NOT NULL, org_id TEXT NOT NULL, \
+         received_at BIGINT NOT NULL, taken_at BIGINT NOT NULL, ts BIGINT NOT NULL, state_id TEXT, seq BIGINT, \
+         interval_seconds BIGINT NOT NULL, version TEXT, uptime_seconds BIGINT, cpu_percent DOUBLE PRECISION, \
+         mem_percent DOUBLE PRECISION, disk_free_gb DOUBLE PRECISION, disk_total_gb DOUBLE PRECISION, \
+         temperature_c DOUBLE PRECISION, load_1 DOUBLE PRECISION, load_5 DOUBLE PRECISION, load_15 DOUBLE PRECISION, \
+         recording_active BIGINT NOT NULL, mixer_active BIGINT NOT NULL, active_inputs TEXT, \
+         degradation_level BIGINT NOT NULL, live BIGINT, errors TEXT); \
+         INSERT INTO {day} (device_id, org_id, received_at, taken_at, ts, interval_seconds, recording_active, \
+         mixer_active, degradation_level) VALUES ('d', '{ORG}', {MIDNIGHT}, {MIDNIGHT}, {MIDNIGHT}, 60, 0, 0, 0)",
+        &day["heartbeats_".len()..]
+    ))
+    .unwrap();
+    drop(old);
+    let bench = Bench::open(folder);
+    let total = async || {
+        heartbeats::list(&bench.app.store, &bench.key, 0, i64::MAX / 2, 1, 100).await.unwrap().0.len()
+    };
+    assert_eq!(total().await, 1);
+    bench.app.clock.advance_ms(MINUTE);
+    bench.heartbeat(1.0, false).await;
+    assert_eq!(total().await, 2);
+    bench.app.clock.advance_ms(DAY_MS);
+    bench.heartbeat(1.0, false).await;
+    assert_eq!(total().await, 3);
 }
 
 #[tokio::test]
