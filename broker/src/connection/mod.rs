@@ -216,11 +216,16 @@ async fn live<S>(
         place.keep,
     );
     // A kick comes before everything else, a blocked write included.
-    let end = tokio::select! {
+    let mut end = tokio::select! {
         biased;
         kick = kick(&mut place.kicked) => End::Kicked(kick),
         end = client.run() => end,
     };
+    if matches!(end, End::Kicked(Kick::TakenOver))
+        && let Some(goodbye) = client.unread_goodbye().await
+    {
+        end = goodbye;
+    }
     place.keep = client.session_expiry();
     // A server that stops knows nothing about its clients: they are there, and will be back.
     if matches!(end, End::Left { with_will: false } | End::Kicked(Kick::ShuttingDown)) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant as Timestamp, Sleep};
 
@@ -34,6 +35,8 @@ const PACKETS_A_TURN: usize = 256;
 const SEARCHES_A_TURN: usize = 8;
 /// With neither a deadline nor a pause this is as good as any time.
 const NO_DEADLINE: Duration = Duration::from_secs(3600);
+/// What a client that is replaced may have sent before its goodbye, for that to be noticed.
+const LAST_WORDS_BYTES: usize = 64 * 1024;
 /// Retained messages that are fetched at once.
 const RETAINED_CHUNK: usize = 64;
 
@@ -112,6 +115,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             paused_until: None,
             last_heard: now,
         }
+    }
+
+    /// The goodbye of a client that has been replaced, if it said one that has not been read: who says goodbye and is back
+    /// at once has left all the same.
+    pub(super) async fn unread_goodbye(&mut self) -> Option<End> {
+        // So that the runtime hears of what has come in.
+        tokio::task::yield_now().await;
+        let mut read = 0;
+        while let Some(Ok(count @ 1..)) = self.wire.read().now_or_never() {
+            read += count;
+            if read > LAST_WORDS_BYTES {
+                break;
+            }
+        }
+        while let Ok(Some((header, body))) = self.wire.packet(self.gate.limits.packet_bytes) {
+            if let Ok(goodbye @ Packet::Disconnect(_)) = packet::decode(self.terms.version, header, &body) {
+                return self.handle(goodbye).err().filter(|end| matches!(end, End::Left { .. }));
+            }
+        }
+        None
     }
 
     /// How long the client wants its session kept, as of now.
@@ -446,7 +469,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         };
         // One walk over the store for a filter is enough, however often it is asked for.
         if send_retained && !retained.iter().any(|job| job.filter == wanted.filter) {
-            retained.push(RetainedJob { filter: wanted.filter.to_owned(), qos: wanted.qos, after: None });
+            retained.push(RetainedJob {
+                filter: wanted.filter.to_owned(),
+                qos: wanted.qos,
+                no_local: wanted.no_local,
+                after: None,
+            });
         }
         Ok(wanted.qos)
     }
@@ -482,7 +510,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 let piece = lock(&self.gate.retained).matching(&job.filter, after, RETAINED_CHUNK, now_ms);
                 searches += 1;
                 for message in &piece.messages {
-                    inner.state.offer_retained(message, job.qos);
+                    if !(job.no_local && message.origin() == session.id) {
+                        inner.state.offer_retained(message, job.qos);
+                    }
                 }
                 if piece.after.is_some() {
                     job.after = piece.after;

@@ -29,6 +29,8 @@ use state::{Offer, SessionState};
 pub(crate) struct RetainedJob {
     pub(crate) filter: String,
     pub(crate) qos: u8,
+    /// Not what this session has published itself.
+    pub(crate) no_local: bool,
     /// The last topic that has been sent.
     pub(crate) after: Option<String>,
 }

@@ -29,7 +29,14 @@ pub(crate) fn a_will_is_published_when_the_connection_is_lost_and_not_after_a_go
 pub(crate) fn a_goodbye_discards_the_will(version: Version) {
     let bench = Bench::new(version);
     let mut watcher = bench.subscriber(WILLS, 0);
-    bench.connect(&bench.login("x").will(will("x"))).disconnect();
+    leave(bench.connect(&bench.login("x").will(will("x"))));
+    // Also when the client is back before it has been heard.
+    for _ in 0..20 {
+        let mut client = bench.connect(&bench.login("x").will(will("back at once")));
+        client.send([Publish::new(TOPIC, "x").encode(version), vec![kind::DISCONNECT, 0]].concat());
+        bench.connect(&bench.login("x").will(will("back at once"))).disconnect();
+    }
+    leave(bench.client("x"));
     watcher.expect_silence();
 }
 

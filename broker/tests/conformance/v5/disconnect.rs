@@ -6,6 +6,7 @@ use crate::support::*;
 
 claims! { V5:
     mqtt_3_14_1_1_wrong_flags_of_disconnect_are_malformed => subscribe::wrong_flags_of_disconnect_close_the_connection;
+    mqtt_3_14_4_3_a_goodbye_discards_the_will => wills::a_goodbye_discards_the_will;
 }
 
 #[test]

@@ -54,6 +54,11 @@ fn mqtt_3_8_3_3_no_local_keeps_a_clients_own_messages_from_it() {
         (client, present) = bench.resume(&bench.lasting("x"));
         assert!(present);
     }
+    // Nor does what it has retained itself.
+    assert_eq!(client.publish(Publish::new(KEPT, "own").qos(1, 0).retained()), 0);
+    assert_eq!(subscribe(&mut client, Version::V5, &[(KEPT, 1 | NO_LOCAL)]), [1]);
+    client.expect_silence();
+    assert_eq!(bench.subscriber(KEPT, 1).message().text(), "own");
     // Without the option they come.
     assert_eq!(subscribe(&mut client, Version::V5, &[(TOPIC, 1)]), [1]);
     client.send(Publish::new(TOPIC, "own").encode(Version::V5));
