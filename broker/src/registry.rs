@@ -246,14 +246,16 @@ impl Registry {
                         expires: now + keep,
                         will: delayed.map(|will| (now + will.delay.min(keep), id, will)),
                     });
+                    // Before anybody else can find it and attach to it.
+                    if let Some(session) = session {
+                        session.detach();
+                    }
                 }
             }
             table.forget_empty(key);
         }
         if let Some(session) = ended {
             session.end();
-        } else if let Some(session) = session {
-            session.detach();
         }
         due
     }

@@ -95,6 +95,28 @@ fn what_was_sent_and_not_acknowledged_is_sent_again_after_a_resume() {
 }
 
 #[test]
+fn a_session_that_is_resumed_while_its_last_connection_leaves_is_served() {
+    let broker = TestBroker::start();
+    let connect = person(Version::V5, "ada").persistent();
+    let (mut reader, _) = resume(&broker, &connect);
+    assert_eq!(reader.subscribe(&[VIEWS], 1), [1]);
+    let mut service = broker.service(Version::V5);
+    for round in 0..300 {
+        if round % 2 == 0 {
+            reader.reset();
+        } else {
+            reader.disconnect();
+        }
+        let present;
+        (reader, present) = resume(&broker, &connect);
+        assert!(present);
+        assert_eq!(service.publish(Publish::new(VIEW, round.to_string()).qos(1, 0)), 0);
+        // What comes again, since its acknowledgement was lost, comes first.
+        while reader.message().text() != round.to_string() {}
+    }
+}
+
+#[test]
 fn a_clean_start_forgets_the_session() {
     let broker = TestBroker::start();
     for version in BOTH {
