@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::broker::{device, person, service};
+use crate::support::broker::{device, person, service, up};
 use crate::support::*;
 use crate::target::{MIB, PALS, Target, pal};
 use crate::witness::Witness;
@@ -140,6 +140,33 @@ fn ever_new_client_ids_with_large_delayed_wills_keep_as_many_as_sessions_wait() 
     });
     target.assert_grew_less_than(&before, 15 * MIB);
     target.assert_gives_back(&before);
+    witness.finish();
+}
+
+#[test]
+fn messages_that_an_absent_client_never_acknowledged_are_bounded_in_bytes() {
+    let target = Target::start();
+    let witness = Witness::start(&target);
+    let log = "x".repeat(200_000);
+    let mut bots: Vec<Client> = (1..=8)
+        .map(|n| Client::connect(target.address, &device(Version::V311, &format!("bot-{n}"))))
+        .collect();
+    let before = target.usage();
+    for session in 0..8 {
+        let connect =
+            Connect { client_id: format!("keeps-{session}"), ..person(Version::V5, "otto").persistent() };
+        let mut reader = Client::connect(target.address, &connect);
+        assert_eq!(reader.subscribe(&["fleet/v1/acme/device/+/log"], 1), [1]);
+        // Other messages for each session, which takes as many as it gets and acknowledges none.
+        for number in 0..60 {
+            let bot = number % bots.len();
+            let topic = up(&format!("bot-{}", bot + 1), "log");
+            assert_eq!(bots[bot].publish(Publish::new(topic, &log).qos(1, 0)), 0);
+        }
+        while let Outcome::Packet(_) = reader.wait(Duration::from_millis(100)) {}
+        drop(reader);
+    }
+    target.assert_grew_less_than(&before, 50 * MIB);
     witness.finish();
 }
 
