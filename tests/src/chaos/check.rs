@@ -32,6 +32,8 @@ pub struct Report {
     pub commands: BTreeMap<String, usize>,
     /// Effects that were seen.
     pub effects: usize,
+    /// How often a device's state has come to another identity.
+    pub new_identities: usize,
 }
 
 /// Each record is in exactly one of these, but the last two.
@@ -49,7 +51,8 @@ pub struct Records {
     pub forgotten: usize,
     /// Not needed by a new identity of the state, or sent again under it.
     pub left_behind: usize,
-    /// Its number was taken by another record, of a time that an older copy of the state has undone.
+    /// What was taken for its acknowledgement was that of another record of its number, of a time that an older copy of
+    /// the state has undone.
     pub overlaid: usize,
     /// Too new for this check.
     pub too_new: usize,
@@ -81,6 +84,7 @@ pub fn check(ledger: &Ledger, spools: &BTreeMap<String, Spool>, database: &Datab
             report.complaints.push(format!("{device}: its own record is missing"));
             continue;
         };
+        report.new_identities += spool.renewed;
         for complaint in &spool.complaints {
             report.complaints.push(format!("{device}: {complaint}"));
         }
@@ -113,15 +117,19 @@ impl Report {
         let stored = database.records.get(&name);
         let counted = match stored {
             Some(copies) if copies.iter().any(|copy| is_copy(record, copy)) => &mut self.records.stored,
-            Some(copies) if spool.tampered > 0 && is_of_another(spool, record, copies) => {
-                &mut self.records.overlaid
-            }
+            Some(copies) if spool.tampered > 0 && is_of_another(spool, record, copies) => match record.fate {
+                Fate::TakenAway if !record.acked => &mut self.records.taken_away,
+                _ => &mut self.records.overlaid,
+            },
             Some(copies) => {
                 return self.complaints.push(format!("{name:?}: stored as something else: {copies:?}"));
             }
             None if committed && record.kind == Kind::Reported => &mut self.records.committed,
             None if committed && record.fate == Fate::Removed => &mut self.records.voided,
-            None if committed && spool.tampered > 0 && has_twin(spool, record) => &mut self.records.overlaid,
+            None if committed && spool.tampered > 0 && has_twin(spool, record) => match record.fate {
+                Fate::TakenAway if !record.acked => &mut self.records.taken_away,
+                _ => &mut self.records.overlaid,
+            },
             None if committed => {
                 return self
                     .complaints

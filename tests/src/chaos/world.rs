@@ -99,7 +99,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Outcome {
     let commands: Vec<String> = report.commands.iter().map(|(end, count)| format!("{end} {count}")).collect();
     let disk = if options.own_disks { "" } else { "\nwithout full disks: this system lets nobody mount one" };
     let summary = format!(
-        "{} agents, {} rounds, seed {}, {} s\n  done: {}\n  {}\n  commands: {}\n  effects seen: {}{disk}",
+        "{} agents, {} rounds, seed {}, {} s\n  done: {}\n  {}\n  commands: {}\n  effects seen: {}; new identities of states: {}{disk}",
         options.size.agents,
         options.size.rounds,
         options.seed,
@@ -108,6 +108,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Outcome {
         report.records,
         commands.join(", "),
         report.effects,
+        report.new_identities,
     );
     Outcome { complaints: report.complaints, summary }
 }
