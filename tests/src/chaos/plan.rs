@@ -319,7 +319,7 @@ impl World {
             self.agents[n].copied = true;
             plan.push(Action::CopyState(n));
         } else if self.random.percent(33) {
-            let damage = match self.random.below(6) {
+            let damage = match self.random.below(9) {
                 0 => Damage::Truncated(self.random.below(1000)),
                 1 => Damage::Scrambled(self.random.next()),
                 2 => Damage::LogTruncated(self.random.below(1000)),
