@@ -361,7 +361,7 @@ pub async fn rotating(store: &Store, org: &OrgId) -> Result<HashSet<DeviceRowId>
 /// [`StoreError`].
 pub async fn open_count(store: &Store, device: &DeviceRowId) -> Result<i64, StoreError> {
     let sql = format!("SELECT count(*) AS open FROM commands WHERE device_id = ?1 AND status IN {OPEN}");
-    store.query_one(sql, values![device.as_str()]).await?.map_or(Ok(0), |row| row.int("open"))
+    store.lookup_one(sql, values![device.as_str()]).await?.map_or(Ok(0), |row| row.int("open"))
 }
 
 /// What a list of commands can be sorted by. Ties are broken by age and id.

@@ -32,7 +32,7 @@ pub struct RefreshToken {
 pub async fn refresh_token(store: &Store, hash: TokenHash) -> Result<Option<RefreshToken>, StoreError> {
     let sql = "SELECT id, user_id, family_id, token_version, expires_at, used_at FROM refresh_tokens \
                WHERE token_sha256 = ?1";
-    let Some(row) = store.query_one(sql, values![hash.to_hex()]).await? else { return Ok(None) };
+    let Some(row) = store.lookup_one(sql, values![hash.to_hex()]).await? else { return Ok(None) };
     Ok(Some(RefreshToken {
         id: row.text("id")?,
         user_id: row.text("user_id")?,
@@ -105,7 +105,7 @@ pub struct ApiKey {
 pub async fn api_key(store: &Store, hash: TokenHash) -> Result<Option<ApiKey>, StoreError> {
     let sql = "SELECT id, user_id, key_prefix, scopes, expires_at, last_used_at FROM api_keys \
                WHERE key_sha256 = ?1 AND revoked_at IS NULL";
-    let Some(row) = store.query_one(sql, values![hash.to_hex()]).await? else { return Ok(None) };
+    let Some(row) = store.lookup_one(sql, values![hash.to_hex()]).await? else { return Ok(None) };
     Ok(Some(ApiKey {
         id: row.text("id")?,
         user_id: row.text("user_id")?,
@@ -155,7 +155,7 @@ pub async fn devices_by_token(
     now_ms: i64,
 ) -> Result<Vec<DeviceCredential>, StoreError> {
     let sql = format!("{DEVICE_CREDENTIAL} AND t.token_sha256 = ?2 ORDER BY d.id, t.slot LIMIT 16");
-    store.query(sql, values![now_ms, hash.to_hex()]).await?.iter().map(read_device).collect()
+    store.lookup(sql, values![now_ms, hash.to_hex()]).await?.iter().map(read_device).collect()
 }
 
 /// The credentials of one device in service: that of its token, and that of the one which a rotation has announced.
@@ -169,7 +169,7 @@ pub async fn device(
     now_ms: i64,
 ) -> Result<Vec<DeviceCredential>, StoreError> {
     let sql = format!("{DEVICE_CREDENTIAL} AND o.slug = ?2 AND d.device_id = ?3 ORDER BY t.slot LIMIT 2");
-    store.query(sql, values![now_ms, org.as_str(), device.as_str()]).await?.iter().map(read_device).collect()
+    store.lookup(sql, values![now_ms, org.as_str(), device.as_str()]).await?.iter().map(read_device).collect()
 }
 
 /// Keeps the token that a device announces beside the one in force, until it is used or `expires_at` (ms) comes.

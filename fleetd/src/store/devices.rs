@@ -21,7 +21,7 @@ pub async fn find(store: &Store, org: &OrgId, id: &str) -> Result<Option<Device>
         "SELECT {COLUMNS} FROM devices d WHERE d.org_id = ?1 AND (d.device_id = ?2 OR d.id = ?2) \
          ORDER BY CASE WHEN d.device_id = ?2 THEN 0 ELSE 1 END LIMIT 1"
     );
-    store.query_one(sql, values![org.as_str(), id]).await?.map(|row| read(&row)).transpose()
+    store.lookup_one(sql, values![org.as_str(), id]).await?.map(|row| read(&row)).transpose()
 }
 
 /// The device of a readable id; also a decommissioned one.
@@ -30,7 +30,7 @@ pub async fn find(store: &Store, org: &OrgId, id: &str) -> Result<Option<Device>
 /// [`StoreError`].
 pub async fn by_name(store: &Store, org: &OrgId, id: &DeviceId) -> Result<Option<Device>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM devices d WHERE d.org_id = ?1 AND d.device_id = ?2");
-    store.query_one(sql, values![org.as_str(), id.as_str()]).await?.map(|row| read(&row)).transpose()
+    store.lookup_one(sql, values![org.as_str(), id.as_str()]).await?.map(|row| read(&row)).transpose()
 }
 
 /// How many devices of an organisation are in service.

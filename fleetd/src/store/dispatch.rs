@@ -75,7 +75,7 @@ fn read(row: &Row) -> Result<Target, StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub async fn target(store: &Store, id: &str) -> Result<Option<Target>, StoreError> {
-    let row = store.query_one(format!("SELECT {COLUMNS} {FROM} WHERE d.id = ?1"), values![id]).await?;
+    let row = store.lookup_one(format!("SELECT {COLUMNS} {FROM} WHERE d.id = ?1"), values![id]).await?;
     row.as_ref().map(read).transpose()
 }
 
@@ -163,7 +163,7 @@ pub async fn overdue(store: &Store, now_ms: i64, silent_since: i64) -> Result<Ve
 /// [`StoreError`].
 pub async fn by_id(store: &Store, id: &str) -> Result<Option<Command>, StoreError> {
     let (columns, from) = (commands::COLUMNS, commands::FROM);
-    let row = store.query_one(format!("SELECT {columns} {from} WHERE c.id = ?1"), values![id]).await?;
+    let row = store.lookup_one(format!("SELECT {columns} {from} WHERE c.id = ?1"), values![id]).await?;
     row.as_ref().map(commands::read).transpose()
 }
 
@@ -177,7 +177,7 @@ pub async fn unacknowledged(store: &Store, device: &str) -> Result<u32, StoreErr
         "SELECT count(*) AS n FROM commands WHERE device_id = ?1 AND status IN {} AND status IN ('pending', 'sent')",
         commands::OPEN
     );
-    let row = store.query_one(sql, values![device]).await?;
+    let row = store.lookup_one(sql, values![device]).await?;
     Ok(row.map_or(Ok(0), |row| row.int("n"))?.try_into().unwrap_or(u32::MAX))
 }
 
@@ -188,7 +188,7 @@ pub async fn unacknowledged(store: &Store, device: &str) -> Result<u32, StoreErr
 pub async fn desired(store: &Store, device: &DeviceRowId) -> Result<Option<Desired>, StoreError> {
     const SQL: &str = "SELECT version, config, show_locks, redundancy_group, target_version FROM device_desired \
                        WHERE device_id = ?1";
-    let Some(row) = store.query_one(SQL, values![device.as_str()]).await? else { return Ok(None) };
+    let Some(row) = store.lookup_one(SQL, values![device.as_str()]).await? else { return Ok(None) };
     Ok(Some(Desired {
         version: unsigned(row.opt_int("version")?).unwrap_or(0),
         config: row.opt_json("config")?.unwrap_or_default(),

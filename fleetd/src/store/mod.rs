@@ -103,6 +103,30 @@ impl Store {
         Ok(self.query(sql, params).await?.into_iter().next())
     }
 
+    /// As [`query`](Self::query), for a few rows that an index leads to: it may be read on the caller's thread, at once.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn lookup(
+        &self,
+        sql: impl Into<Cow<'static, str>>,
+        params: Vec<Value>,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.engine.lookup(sql.into().into_owned(), params).await
+    }
+
+    /// The first row of a [`lookup`](Self::lookup), if there is one.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn lookup_one(
+        &self,
+        sql: impl Into<Cow<'static, str>>,
+        params: Vec<Value>,
+    ) -> Result<Option<Row>, StoreError> {
+        Ok(self.lookup(sql, params).await?.into_iter().next())
+    }
+
     /// One transaction: all of the statements or none. Answers after the commit is on the disk. If the caller goes
     /// away meanwhile, the transaction is still done as a whole or not at all.
     ///

@@ -38,7 +38,7 @@ pub async fn find_device(store: &Store, org: &str, device: &str) -> Result<Optio
 SELECT d.id, d.org_id, d.target_version, s.birth, s.birth_at FROM devices d
 JOIN organizations o ON o.id = d.org_id LEFT JOIN device_state s ON s.device_id = d.id
 WHERE o.slug = ?1 AND d.device_id = ?2 AND d.decommissioned_at IS NULL";
-    let Some(row) = store.query_one(SQL, values![org, device]).await? else { return Ok(None) };
+    let Some(row) = store.lookup_one(SQL, values![org, device]).await? else { return Ok(None) };
     let birth: Option<Birth> = row.opt_json("birth")?;
     Ok(Some(KnownDevice {
         key: DeviceKey { device_id: row.text("id")?, org_id: row.text("org_id")? },
@@ -53,7 +53,7 @@ WHERE o.slug = ?1 AND d.device_id = ?2 AND d.decommissioned_at IS NULL";
 /// [`StoreError`].
 pub async fn committed(store: &Store, key: &DeviceKey, state_id: StateId) -> Result<Committed, StoreError> {
     const SQL: &str = "SELECT committed, revision FROM record_states WHERE device_id = ?1 AND state_id = ?2";
-    let row = store.query_one(SQL, values![key.device_id.as_str(), state_id.to_string()]).await?;
+    let row = store.lookup_one(SQL, values![key.device_id.as_str(), state_id.to_string()]).await?;
     row.map_or(Ok(Committed::default()), |row| {
         Ok(Committed {
             ranges: row.opt_json("committed")?.unwrap_or_default(),

@@ -36,6 +36,10 @@ const GROUP_BYTES: usize = 4 << 20;
 /// How long SQLite waits for a lock of another process (the command-line tools write beside a running server).
 const BUSY: Duration = Duration::from_secs(5);
 const CACHED_STATEMENTS: usize = 200;
+/// A reader keeps fewer: there are several of them, and each statement takes some kilobytes.
+const READER_STATEMENTS: usize = 64;
+/// Pages that a reader keeps, KiB: every commit of the writer makes them worthless, and the kernel has them too.
+const READER_CACHE_KIB: i64 = 512;
 
 struct Job {
     statements: Vec<Statement>,
@@ -63,9 +67,7 @@ impl Sqlite {
             connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         migrate::migrate(&mut connection, path, locked, migrate::LOCK_WAIT)?;
         prepare_writer(&connection).map_err(|source| classify_open(source, path))?;
-        let readers = (0..READERS)
-            .map(|_| connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX))
-            .collect::<Result<Vec<_>, _>>()?;
+        let readers = (0..READERS).map(|_| connect_reader(path)).collect::<Result<Vec<_>, _>>()?;
 
         let (sender, jobs) = mpsc::channel(QUEUE);
         let last_full = Arc::new(Mutex::new(None));
@@ -121,6 +123,26 @@ impl Sqlite {
         work.await.map_err(|_| closed(&name))?
     }
 
+    /// As `query`, for what is found by key in a few pages: on the caller's own thread if a connection is free. To hand it
+    /// to another thread and back takes several times as long.
+    pub(super) async fn lookup(&self, sql: String, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        let rows = match self.reading.try_acquire() {
+            Ok(_permit) => self.read_here(&sql, &params),
+            Err(_) => None,
+        };
+        match rows {
+            Some(rows) => rows,
+            None => self.query(sql, params).await,
+        }
+    }
+
+    fn read_here(&self, sql: &str, params: &[Value]) -> Option<Result<Vec<Row>, StoreError>> {
+        let connection = lock(&self.readers).pop()?;
+        let rows = execute(&connection, sql, std::iter::once(params)).map(|outcome| outcome.rows);
+        lock(&self.readers).push(connection);
+        Some(rows.map_err(|source| classify(source, sql, &self.path)))
+    }
+
     /// When a write last failed for lack of room.
     pub(super) fn last_full(&self) -> Option<Instant> {
         *lock(&self.last_full)
@@ -158,6 +180,15 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
         Ok(connection)
     };
     open().map_err(|source| classify_open(source, path))
+}
+
+fn connect_reader(path: &Path) -> Result<Connection, StoreError> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.set_prepared_statement_cache_capacity(READER_STATEMENTS);
+    // Negative: KiB, not pages.
+    let limited = connection.pragma_update(None, "cache_size", -READER_CACHE_KIB);
+    limited.map_err(|source| classify_open(source, path))?;
+    Ok(connection)
 }
 
 fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {

@@ -54,8 +54,11 @@ pub async fn find(
     limit: usize,
 ) -> Result<Vec<Addressed>, StoreError> {
     let (condition, params) = condition(org, target, limit);
-    let rows =
-        store.query(format!("SELECT d.id, d.device_id FROM devices d WHERE {condition}"), params).await?;
+    let sql = format!("SELECT d.id, d.device_id FROM devices d WHERE {condition}");
+    let rows = match target {
+        Target::Device(_) => store.lookup(sql, params).await?,
+        Target::Tag(_) | Target::All => store.query(sql, params).await?,
+    };
     rows.iter().map(read).collect()
 }
 

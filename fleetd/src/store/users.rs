@@ -141,7 +141,7 @@ fn drop_refresh_tokens(user_id: &str) -> Statement {
 }
 
 async fn one(store: &Store, condition: &str, params: Vec<Value>) -> Result<Option<StoredUser>, StoreError> {
-    let row = store.query_one(format!("{SELECT} WHERE {condition}"), params).await?;
+    let row = store.lookup_one(format!("{SELECT} WHERE {condition}"), params).await?;
     row.map(|row| read(&row)).transpose()
 }
 

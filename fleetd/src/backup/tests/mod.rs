@@ -217,7 +217,10 @@ fn an_older_database_is_brought_up_to_date_and_then_marked() {
     place.sql(
         "DROP TABLE command_history; DROP TABLE redundancy_leases; DROP TABLE commands; DROP TABLE show_locks; \
          DROP TABLE device_desired; DROP INDEX devices_by_group; DROP INDEX devices_gone; \
-         ALTER TABLE device_state DROP COLUMN connected_at; DELETE FROM refinery_schema_history WHERE version = 14",
+         DROP INDEX devices_in_service; ALTER TABLE device_state DROP COLUMN heartbeat_day; \
+         ALTER TABLE device_state DROP COLUMN heartbeat_row; ALTER TABLE device_state DROP COLUMN day_before; \
+         ALTER TABLE device_state DROP COLUMN row_before; ALTER TABLE device_state DROP COLUMN chain_broken_to; \
+         ALTER TABLE device_state DROP COLUMN connected_at; DELETE FROM refinery_schema_history WHERE version >= 14",
     );
     let made = place.back_up("backup").unwrap();
     assert_eq!(made.manifest.schema_version, 13);
