@@ -60,6 +60,18 @@ pub struct Records {
     pub all: usize,
 }
 
+impl Records {
+    /// Where a record belongs whose number the server has from another one.
+    fn of_twin(&mut self, record: &Record) -> &mut usize {
+        match record.fate {
+            Fate::TakenAway if !record.acked => &mut self.taken_away,
+            // That it goes on under another number was checked when that happened.
+            Fate::LeftBehind if !record.acked => &mut self.left_behind,
+            _ => &mut self.overlaid,
+        }
+    }
+}
+
 impl fmt::Display for Records {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { stored, committed, voided, taken_away, forgotten, left_behind, overlaid, too_new, all } =
@@ -126,10 +138,9 @@ impl Report {
             }
             None if committed && record.kind == Kind::Reported => &mut self.records.committed,
             None if committed && record.fate == Fate::Removed => &mut self.records.voided,
-            None if committed && spool.tampered > 0 && has_twin(spool, record) => match record.fate {
-                Fate::TakenAway if !record.acked => &mut self.records.taken_away,
-                _ => &mut self.records.overlaid,
-            },
+            None if committed && spool.tampered > 0 && has_twin(spool, record) => {
+                self.records.of_twin(record)
+            }
             None if committed => {
                 return self
                     .complaints
