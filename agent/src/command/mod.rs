@@ -11,8 +11,8 @@
 //! - At most one disruptive effect at a time, and none while [`show_mode::hold`] finds a reason against it, asked again
 //!   with a fresh look at the application immediately before.
 //! - A command that is held holds back no other.
-//! - What an earlier process has left waiting begins only after a server has recognised the state: the whole folder may
-//!   be an older copy, from before the effect.
+//! - After a start nothing begins before a server has recognised the state: the whole folder may be an older copy, from
+//!   before an effect, or even from before its command, which the server then says again.
 
 pub mod clock;
 mod entry;
@@ -76,8 +76,8 @@ pub struct Commands {
     open: BTreeMap<CommandId, Entry>,
     works: BTreeMap<CommandId, Work>,
     leases: BTreeMap<CommandId, Lease>,
-    /// Whether `open` was read from a disk that no server has recognised since. It may be an older copy of everything,
-    /// which a server notices by the numbers of the records: what it holds may have been done.
+    /// Whether the state was read from a disk that no server has recognised since. It may be an older copy of everything,
+    /// which a server notices by the numbers of the records: what it holds, or is told again, may have been done.
     unrecognised: bool,
 }
 
@@ -88,7 +88,7 @@ impl Commands {
         self.open = open.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
         self.works.retain(|_, work| work.is_under_way());
         self.leases.clear();
-        self.unrecognised = !self.open.is_empty();
+        self.unrecognised = true;
     }
 
     /// An open command.

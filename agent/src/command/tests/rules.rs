@@ -307,6 +307,21 @@ fn what_waited_before_a_restart_begins_only_when_a_server_has_recognised_the_sta
 }
 
 #[test]
+fn a_command_heard_before_the_server_has_recognised_the_state_waits_for_that() {
+    // The folder may be a copy from before the command, whose effect was done and which the server says again.
+    let mut world = World::new();
+    world.apply(Op::Connected(false));
+    world.apply(Op::Crash(false));
+    world.apply(Op::Run(2));
+    go_on(&mut world);
+    assert_eq!((state(&world, 2), world.effects.len()), (CommandState::Acked, 0));
+    assert_eq!(world.commands.given_up(0).len(), 1, "an older copy gives it up");
+    world.apply(Op::Connected(true));
+    go_on(&mut world);
+    assert_eq!(state(&world, 2), CommandState::Completed);
+}
+
+#[test]
 fn the_digest_is_of_the_open_commands_and_their_states() {
     let mut world = World::new();
     let empty = world.commands.digest();

@@ -282,7 +282,7 @@ impl World {
     }
 
     fn load(&mut self) {
-        self.recognised = self.disk.values().all(|entry| entry.state.is_terminal());
+        self.recognised = false;
         self.asked.clear();
         self.commands.load(self.disk.values().filter(|entry| entry.state.is_open()).cloned().collect());
     }
