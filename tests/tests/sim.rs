@@ -9,6 +9,38 @@ use end_to_end::sim::{self, Coverage, Failure, MIXES, Run};
 /// Of each kind of world.
 const STEPS: u64 = 260_000;
 
+/// Moves that take several accidents at once: a report that tells them overtakes all the ones before. Some of them happen in
+/// a million steps, all of them only in long runs.
+const RARE: [&str; 27] = [
+    "pending → held by device",
+    "pending → running by device",
+    "pending → completed by device",
+    "pending → failed by device",
+    "pending → timed_out by device",
+    "pending → cancelled by device",
+    "pending → expired by device",
+    "sent → failed by device",
+    "sent → timed_out by device",
+    "acked → completed by device",
+    "acked → failed by device",
+    "acked → timed_out by device",
+    "acked → indeterminate by device",
+    "held → completed by device",
+    "held → failed by device",
+    "held → timed_out by device",
+    "held → indeterminate by device",
+    "held → rejected by device",
+    "running → rejected by device",
+    "running → cancelled by device",
+    "running → expired by device",
+    "indeterminate (inferred) → completed by device",
+    "indeterminate (inferred) → failed by device",
+    "indeterminate (inferred) → timed_out by device",
+    "indeterminate (inferred) → indeterminate by device",
+    "indeterminate (inferred) → rejected by device",
+    "indeterminate (inferred) → cancelled by device",
+];
+
 /// Some steps of every kind of world, each on a thread of its own.
 fn every_kind(steps: u64, seed: u64) -> Vec<Result<Run, Box<Failure>>> {
     thread::scope(|scope| {
@@ -28,8 +60,9 @@ fn a_million_steps_break_no_rule_and_come_to_everything_that_can_happen() {
         coverage.add(&run.coverage);
     }
     assert!(steps >= 1_000_000);
-    let missing: Vec<String> = coverage.missing().into_iter().filter(|what| !what.contains('→')).collect();
-    assert!(missing.is_empty(), "{missing:?}\n{}", coverage.table());
+    let missing = coverage.missing();
+    let missing: Vec<&String> = missing.iter().filter(|what| !RARE.contains(&what.as_str())).collect();
+    assert!(missing.is_empty(), "did not happen: {missing:?}\n{}", coverage.table());
 }
 
 #[test]

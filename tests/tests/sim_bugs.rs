@@ -11,12 +11,11 @@ fn find(bug: Bug) -> Option<Box<Failure>> {
 }
 
 macro_rules! bugs {
-    ($($test:ident: $bug:ident, $says:literal;)+) => {
+    ($($test:ident: $bug:ident;)+) => {
         $(#[test]
         fn $test() {
             let failure = find(Bug::$bug).expect("the simulation does not find it");
             println!("{failure}");
-            assert!(failure.what.contains($says), "{failure}");
             // The seed alone finds it again, word for word.
             let mix = MIXES.iter().find(|mix| mix.name == failure.mix).unwrap();
             let again = sim::world(mix, failure.seed, Some(Bug::$bug), sim::EVENTS).unwrap_err();
@@ -32,20 +31,20 @@ macro_rules! bugs {
 }
 
 bugs! {
-    found_an_acknowledgement_before_the_commit: AckBeforeCommit, "";
-    found_an_effect_before_running_is_on_disk: RunningNotJournalled, "";
-    found_a_command_sent_again_after_its_answer: AnsweredSentAgain, "";
-    found_a_record_that_is_forgotten_when_the_broker_has_it: ForgottenAtReceipt, "";
-    found_a_server_that_forgets_what_it_has_stored: DedupeForgotten, "";
-    found_a_journal_that_a_power_cut_takes_back: JournalNotSynced, "";
-    found_a_cut_off_effect_that_is_begun_anew: CutOffRunsAgain, "";
-    found_a_probe_that_always_says_not_done: ProbeSaysNotDone, "";
-    found_a_lease_that_is_given_twice: LeaseTwice, "";
-    found_a_restored_server_that_asks_nobody: QueryFirstForgotten, "";
-    found_an_end_that_is_overwritten: EndOverwritten, "";
-    found_a_look_at_the_application_that_is_not_taken: StaleLook, "";
-    found_an_older_copy_that_goes_on_under_its_name: OldCopyUnnoticed, "";
-    found_a_go_without_a_lease: LeaseNotWritten, "";
-    found_a_command_that_is_said_before_sent_is_committed: SentBeforeCommit, "";
-    found_a_record_that_is_thinned_silently: ThinnedSilently, "";
+    found_an_acknowledgement_before_the_commit: AckBeforeCommit;
+    found_an_effect_before_running_is_on_disk: RunningNotJournalled;
+    found_a_command_sent_again_after_its_answer: AnsweredSentAgain;
+    found_a_record_that_is_forgotten_when_the_broker_has_it: ForgottenAtReceipt;
+    found_a_server_that_forgets_what_it_has_stored: DedupeForgotten;
+    found_a_journal_that_a_power_cut_takes_back: JournalNotSynced;
+    found_a_cut_off_effect_that_is_begun_anew: CutOffRunsAgain;
+    found_a_probe_that_always_says_not_done: ProbeSaysNotDone;
+    found_a_lease_that_is_given_twice: LeaseTwice;
+    found_a_restored_server_that_asks_nobody: QueryFirstForgotten;
+    found_an_end_that_is_overwritten: EndOverwritten;
+    found_a_look_at_the_application_that_is_not_taken: StaleLook;
+    found_an_older_copy_that_goes_on_under_its_name: OldCopyUnnoticed;
+    found_a_go_without_a_lease: LeaseNotWritten;
+    found_a_command_that_is_said_before_sent_is_committed: SentBeforeCommit;
+    found_a_record_that_is_thinned_silently: ThinnedSilently;
 }

@@ -43,6 +43,11 @@ pub(crate) fn change(env: &mut Env, device: usize, disk: &Disk, outbox: &Outbox,
         if acked {
             env.count("acknowledged record made room");
             env.ledger.evicted.insert((device, disk.state_id, *seq));
+            // What a void named is gone with it, if the server is restored to a time before it.
+            let void = disk.outbox.get(seq).filter(|row| row.kind == Kind::Void).map(|row| gone(&row.body));
+            for (lo, hi) in void.iter().flat_map(|void| void.as_slice().iter().copied()) {
+                env.ledger.evicted.extend((lo..=hi).map(|named| (device, disk.state_id, named)));
+            }
             env.check(had, || {
                 format!("record {seq} of device {device} made room, and the server never had it")
             });

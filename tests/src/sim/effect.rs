@@ -100,13 +100,17 @@ impl Device {
             Job::Prepare(id) => {
                 if env.mishap(15) {
                     process.commands.not_prepared(&id);
-                } else if env.mishap(25) {
+                } else if env.mishap(80) {
                     process.commands.prepared(&id, Err("not on this device".to_owned()));
                 } else {
                     process.commands.prepared(&id, Ok(self.boot.to_string()));
                 }
             }
             Job::Look => {
+                if env.mishap(400) {
+                    // A show begins at the wrong moment.
+                    self.app = Liveness::Live;
+                }
                 self.look(env);
                 if let Some(process) = &mut self.process {
                     process.commands.looked(now);
@@ -145,7 +149,7 @@ impl Device {
             }
             return Probe::Resumed;
         }
-        if env.mishap(100) {
+        if env.mishap(250) {
             return Probe::Ended(End::Indeterminate("nobody can tell".to_owned()));
         }
         match (happened, going) {
@@ -189,7 +193,7 @@ impl Device {
             return;
         }
         let going = self.going.remove(at);
-        if env.mishap(50) && going.attached {
+        if env.mishap(250) && going.attached {
             // It fails before it has done anything.
             self.end(env, &going.id, End::Failed { error: "exit status 1".to_owned(), result: None });
             return;
@@ -203,7 +207,7 @@ impl Device {
         } else if going.own_unit {
             env.ledger.under_way.remove(&going.id);
             self.kill(env, wire);
-        } else if env.mishap(40) {
+        } else if env.mishap(300) {
             self.end(env, &going.id, End::TimedOut { error: "it took too long".to_owned(), result: None });
         } else {
             self.end(env, &going.id, End::Completed(None));

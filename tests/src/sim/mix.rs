@@ -54,11 +54,13 @@ const BASE: Mix = Mix {
 pub static MIXES: [Mix; 4] = [
     Mix {
         name: "bad line",
-        loss_permille: 200,
-        repeat_permille: 150,
-        overtake_permille: 300,
-        breaks: 60,
-        long_waits_permille: 20,
+        loss_permille: 450,
+        repeat_permille: 250,
+        overtake_permille: 600,
+        breaks: 20,
+        deaths: 3,
+        shows: 50,
+        long_waits_permille: 8,
         ..BASE
     },
     Mix {
@@ -69,6 +71,14 @@ pub static MIXES: [Mix; 4] = [
         long_waits_permille: 5,
         ..BASE
     },
-    Mix { name: "old copies", restores: 5, deaths: 8, loss_permille: 150, overtake_permille: 400, ..BASE },
-    Mix { name: "small disk", records: 400, breaks: 40, budget_bytes: 9_000, restores: 1, ..BASE },
+    Mix { name: "old copies", restores: 6, deaths: 6, loss_permille: 350, overtake_permille: 600, ..BASE },
+    Mix {
+        name: "small disk",
+        overtake_permille: 300,
+        records: 400,
+        breaks: 40,
+        budget_bytes: 7_000,
+        restores: 8,
+        ..BASE
+    },
 ];

@@ -4,7 +4,7 @@
 //! - Real: `agent::outbox`, `agent::uplink`, `agent::command`, `agent::record`; `fleetd::domain`'s `lane`, `dispatch`,
 //!   `report`, `lease`, `command`; `protocol`.
 //! - Drivers around them, which do what `agent::run`, `fleetd::service::ingest` and `fleetd::worker::dispatcher` do:
-//!   `device.rs`, `hear.rs`, `effect.rs`; `server.rs`, `dispatcher.rs`.
+//!   `device.rs`, `say.rs`, `hear.rs`, `effect.rs`; `server.rs`, `dispatcher.rs`.
 //! - Simulated: `disk.rs`, `database.rs`, `wire.rs`, and what `world.rs` lets happen.
 //! - `check.rs` and the end of `world.rs` are the rules. `bug.rs` names what must be found.
 //!
@@ -22,6 +22,7 @@ mod env;
 mod hear;
 mod mix;
 mod rng;
+mod say;
 mod server;
 mod wire;
 mod world;

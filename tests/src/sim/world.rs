@@ -225,6 +225,10 @@ impl World {
         let open = self.server.db.open_of(at).len();
         if self.server.up && open < 12 {
             self.server.create(&mut self.env, at);
+            if self.env.mix.restores > 0 && self.env.mishap(40) {
+                // A copy with a command that was not sent yet.
+                self.server.backup = Some(self.server.db.clone());
+            }
         }
     }
 
