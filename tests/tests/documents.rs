@@ -68,6 +68,7 @@ fn every_link_of_the_documents_leads_somewhere() {
         "docs/broker.md",
         "docs/install-agent.md",
         "docs/commands.md",
+        "docs/backup.md",
     ] {
         let text = read(document);
         let folder = root().join(document).parent().unwrap().to_owned();

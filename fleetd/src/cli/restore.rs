@@ -35,7 +35,8 @@ pub(super) fn run(arguments: Arguments, config: &Config) -> Result<(), Failure> 
     println!(
         "everybody has to log in again. Accounts, passwords, devices, their tokens and enrolment keys are as they were \
          at {made_at}: what was revoked, disabled or decommissioned since has to be so again, and devices that were \
-         registered since have to enrol again"
+         registered since have to enrol again. Commands made since are forgotten here, and carried out by devices that have \
+         them"
     );
     Ok(())
 }

@@ -14,6 +14,8 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
+use super::swap::like_its_folder;
+
 /// Held as long as this value lives.
 #[derive(Debug)]
 pub struct DataLock {
@@ -51,6 +53,8 @@ impl DataLock {
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
+        // Made by root at the command line, the server could not open it.
+        like_its_folder(&path, folder).map_err(failed)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut lock) => {
                 // For the message that the second process shows; the lock itself does not depend on it.

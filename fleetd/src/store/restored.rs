@@ -92,13 +92,15 @@ fn hold_leases_back(now_ms: i64) -> [Statement; 2] {
 
 /// A device ignores a desired state whose version is not higher than its own, which may have risen since. The versions
 /// go past any that a device can have; a device of which nothing was desired may have been told something since, so it
-/// gets a version too.
+/// gets a version too. Not so one that is heard by HTTP alone: it hears of no desired state, and answers none.
 fn overtake_devices(now_ms: i64) -> [Statement; 2] {
     // Without versions of its own, each lock counts as known from the new version on.
     let known =
         "UPDATE device_desired SET version = max(version + ?2, ?1), lock_versions = '[]', updated_at = ?1";
     let others = "INSERT INTO device_desired (device_id, org_id, version, redundancy_group, target_version, updated_at) \
-                  SELECT id, org_id, max(?2, ?1), redundancy_group, target_version, ?1 FROM devices WHERE 1 = 1 \
+                  SELECT id, org_id, max(?2, ?1), redundancy_group, target_version, ?1 FROM devices d \
+                  WHERE NOT EXISTS (SELECT 1 FROM device_state s WHERE s.device_id = d.id AND s.birth_at IS NULL \
+                  AND s.last_heartbeat IS NOT NULL) \
                   ON CONFLICT (device_id) DO NOTHING";
     [known, others].map(|sql| Statement::new(sql, values![now_ms, FAR]))
 }

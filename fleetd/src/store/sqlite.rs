@@ -20,8 +20,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
     engine::{Outcome, Row, Statement, StoreError, Value, operation},
-    folder::FolderLock,
+    folder::{FolderLock, folder_of},
     migrate,
+    swap::like_its_folder,
 };
 
 /// Reads that can run at the same time.
@@ -168,7 +169,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// The file holds people's addresses and hashes of secrets; SQLite gives its WAL the same mode.
 fn create_private(path: &Path) -> Result<(), StoreError> {
     let made = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    made.map(drop).map_err(|source| StoreError::File { operation: "open", path: path.to_owned(), source })
+    // Made by root at the command line, the server could not open it.
+    let made = made.and_then(|_| like_its_folder(path, folder_of(path)));
+    made.map_err(|source| StoreError::File { operation: "open", path: path.to_owned(), source })
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {

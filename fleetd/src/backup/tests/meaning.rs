@@ -8,7 +8,7 @@ const ORG: &str = "00000000-0000-4000-8000-000000000001";
 fn stage() -> Place {
     let place = Place::new();
     let mut sql = String::new();
-    for id in ["a", "b"] {
+    for id in ["a", "b", "http"] {
         sql += &format!(
             "INSERT INTO devices (id, org_id, device_id, name, approval, arch, redundancy_group, created_at, updated_at) \
              VALUES ('{id}', '{ORG}', '{id}', '{id}', 'approved', 'aarch64', 'pair', 1, 1);"
@@ -32,6 +32,8 @@ fn stage() -> Place {
          INSERT INTO refresh_tokens (id, org_id, user_id, family_id, token_sha256, token_version, created_at, expires_at) \
          VALUES ('r', '{ORG}', 'u', 'f', 'h', 3, 1, 2);"
     );
+    sql +=
+        &format!("INSERT INTO device_state (device_id, org_id, last_heartbeat) VALUES ('http', '{ORG}', 5);");
     place.sql(&sql);
     place.back_up("backup").unwrap();
     place.clock.advance_ms(3_600_000);
@@ -71,7 +73,11 @@ fn no_group_has_a_lease_to_give_until_its_members_have_come_back() {
 fn what_is_desired_is_newer_than_what_any_device_has() {
     let place = stage();
     let raised = "SELECT count(*) FROM device_desired WHERE version >= 1766919600000";
-    assert_eq!(place.number(raised), 2, "also of a device of which nothing was desired");
+    assert_eq!(
+        place.number(raised),
+        2,
+        "also of a device of which nothing was desired, but of none that polls"
+    );
     let kept = "SELECT count(*) FROM device_desired WHERE config = '{\"K\":\"1\"}' AND show_locks = '[[1,2]]' \
                 AND lock_versions = '[]'";
     assert_eq!(place.number(kept), 1);
