@@ -207,11 +207,14 @@ impl Gate {
     /// Waits a moment while a session is behind with what is for it, so that it gets the time to take it, and what
     /// follows does not push it out of the router's log. A moment only: who publishes at a human pace does not notice.
     pub(crate) async fn sessions_caught_up(&self) {
-        if *self.behind.borrow() > 0 {
-            let mut behind = self.behind.subscribe();
-            let caught_up = behind.wait_for(|behind| *behind == 0);
-            let _ = tokio::time::timeout(BEHIND_TIME, caught_up).await;
-        }
+        let mut behind = self.behind.subscribe();
+        let caught_up = behind.wait_for(|behind| *behind == 0);
+        let _ = tokio::time::timeout(BEHIND_TIME, caught_up).await;
+    }
+
+    /// True if [`Gate::sessions_caught_up`] would wait.
+    pub(crate) fn is_behind(&self) -> bool {
+        *self.behind.borrow() > 0
     }
 
     /// Publishes a will.

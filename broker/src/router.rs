@@ -168,9 +168,14 @@ impl Router {
 
     /// Waits while the router is behind with what publishers of this lane have handed over.
     pub(crate) async fn caught_up(&self, lane: u64) {
-        while self.uplink(lane).is_behind() && self.is_alive() {
+        while self.is_behind(lane) && self.is_alive() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// True if [`Router::caught_up`] would wait.
+    pub(crate) fn is_behind(&self, lane: u64) -> bool {
+        self.uplink(lane).is_behind()
     }
 
     fn uplink(&self, lane: u64) -> &LinkSender {

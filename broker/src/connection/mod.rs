@@ -102,7 +102,11 @@ where
     };
     drop(admission);
     if let Some((wire, accepted)) = accepted {
-        Box::pin(live(gate, wire, peer, transport, accepted)).await;
+        // Boxed for the same reason.
+        let live = Box::pin(open(&gate, wire, peer, transport, accepted)).await;
+        if let Some(live) = live {
+            Box::pin(serve(gate, live)).await;
+        }
     }
 }
 
@@ -140,22 +144,34 @@ impl Drop for Place {
     }
 }
 
-async fn live<S>(
-    gate: Arc<Gate>,
+/// A connection that has its place and its session.
+struct Live<S> {
+    client: serve::Client<S>,
+    place: Place,
+    peer: SocketAddr,
+    version: Version,
+    maximum_packet_bytes: usize,
+}
+
+/// Takes the place and the session, and tells the client. `None`: it did not come about, and the client knows.
+async fn open<S>(
+    gate: &Arc<Gate>,
     mut wire: Wire<S>,
     peer: SocketAddr,
     transport: Transport,
     accepted: Accepted,
-) where
+) -> Option<Box<Live<S>>>
+where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (version, limit) = (accepted.version, accepted.maximum_packet_bytes);
-    let Some(mut place) = take_place(&gate, peer, transport, &accepted).await else {
+    let Some(mut place) = take_place(gate, peer, transport, &accepted).await else {
         let why = "replaced by another connection";
         encode::connack_refused(&mut wire.out, version, Reason::ServerBusy, why, limit);
-        return close(&gate, wire).await;
+        close(gate, wire).await;
+        return None;
     };
-    let opened = match open_session(&gate, &place, &accepted) {
+    let opened = match open_session(gate, &place, &accepted) {
         Ok(opened) => opened,
         Err(error) => {
             drop(place);
@@ -165,7 +181,8 @@ async fn live<S>(
             };
             gate.counters.refused_busy.one();
             encode::connack_refused(&mut wire.out, version, reason, why, limit);
-            return close(&gate, wire).await;
+            close(gate, wire).await;
+            return None;
         }
     };
     let session = opened.session;
@@ -190,18 +207,19 @@ async fn live<S>(
         place.will = None;
         drop(place);
         encode::connack_refused(&mut wire.out, version, Reason::PacketTooLarge, "", limit);
-        return close(&gate, wire).await;
+        close(gate, wire).await;
+        return None;
     }
     // Nothing may be said before it, so a connection that is replaced already just ends.
     tokio::select! {
         biased;
-        _ = kick(&mut place.kicked) => return,
+        _ = kick(&mut place.kicked) => return None,
         written = wire.flush() => if written.is_err() {
-            return;
+            return None;
         },
     }
 
-    let mut client = serve::Client::new(
+    let client = serve::Client::new(
         gate.clone(),
         wire,
         session,
@@ -215,17 +233,26 @@ async fn live<S>(
         },
         place.keep,
     );
+    Some(Box::new(Live { client, place, peer, version, maximum_packet_bytes: limit }))
+}
+
+/// Passes packets until the end, and says goodbye.
+async fn serve<S>(gate: Arc<Gate>, mut live: Box<Live<S>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     // A kick comes before everything else, a blocked write included.
     let mut end = tokio::select! {
         biased;
-        kick = kick(&mut place.kicked) => End::Kicked(kick),
-        end = client.run() => end,
+        kick = kick(&mut live.place.kicked) => End::Kicked(kick),
+        end = live.client.run() => end,
     };
     if matches!(end, End::Kicked(Kick::TakenOver))
-        && let Some(goodbye) = client.unread_goodbye().await
+        && let Some(goodbye) = Box::pin(live.client.unread_goodbye()).await
     {
         end = goodbye;
     }
+    let Live { client, mut place, peer, version, maximum_packet_bytes } = *live;
     place.keep = client.session_expiry();
     // A server that stops knows nothing about its clients: they are there, and will be back.
     if matches!(end, End::Left { with_will: false } | End::Kicked(Kick::ShuttingDown)) {
@@ -234,7 +261,7 @@ async fn live<S>(
     count_end(&gate, &end);
     tracing::debug!(client = %place.key, client_id = ?place.client_id, %peer, ?end, "disconnected");
     drop(place);
-    say_goodbye(&gate, client.into_wire(), version, &end, limit).await;
+    Box::pin(say_goodbye(&gate, client.into_wire(), version, &end, maximum_packet_bytes)).await;
 }
 
 /// Takes the client's place, and waits until the connection that had it has left. `None`: yet another one came.

@@ -223,8 +223,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let more = taken?;
         // Who only takes messages is not held up by those who send them.
         if std::mem::take(&mut self.has_published) {
-            self.gate.router.caught_up(self.terms.lane).await;
-            self.gate.sessions_caught_up().await;
+            // Mostly there is nothing to wait for.
+            if self.gate.router.is_behind(self.terms.lane) {
+                Box::pin(self.gate.router.caught_up(self.terms.lane)).await;
+            }
+            if self.gate.is_behind() {
+                Box::pin(self.gate.sessions_caught_up()).await;
+            }
         }
         Ok(more)
     }
@@ -264,7 +269,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                         left = left.saturating_sub(filters.len());
                     }
                     match packet {
-                        Packet::Subscribe(subscribe) => self.subscribe(subscribe).await?,
+                        Packet::Subscribe(subscribe) => Box::pin(self.subscribe(subscribe)).await?,
                         packet => self.handle(packet)?,
                     }
                 }

@@ -116,10 +116,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         self.torn = true;
         while !self.out.is_empty() {
-            // Mostly there is room, and no timer is needed.
+            // Mostly there is room, and no timer is needed; nor does an idle connection need the memory of one.
             let n = match self.io.write_buf(&mut self.out).now_or_never() {
                 Some(written) => written?,
-                None => timeout(self.write_time, self.io.write_buf(&mut self.out)).await??,
+                None => Box::pin(timeout(self.write_time, self.io.write_buf(&mut self.out))).await??,
             };
             if n == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
@@ -127,7 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         match self.io.flush().now_or_never() {
             Some(flushed) => flushed?,
-            None => timeout(self.write_time, self.io.flush()).await??,
+            None => Box::pin(timeout(self.write_time, self.io.flush())).await??,
         }
         self.torn = false;
         if self.out.capacity() > KEEP_OUT_BYTES {
