@@ -67,7 +67,9 @@ fn measure(context: &Context) -> Result<Section> {
         .to_owned();
     if let [(few, heap_few), .., (many, heap_many)] = heaps.as_slice() {
         let each_kb = (heap_many - heap_few) * 1e3 / (many - few) as f64;
-        intro.push_str(&format!(" From {few} to {many} devices the server's heap grows by {each_kb:.1} kB a device."));
+        intro.push_str(&format!(
+            " From {few} to {many} devices the server's heap grows by {each_kb:.1} kB a device."
+        ));
     }
     if verdicts.iter().any(|verdict| !verdict.met) {
         intro.push_str(WHY_NOT);
@@ -75,7 +77,9 @@ fn measure(context: &Context) -> Result<Section> {
     Ok(Section {
         title: "Memory".to_owned(),
         intro,
-        columns: ["", "resident, MB", "heap and stacks (RssAnon), MB", "files and shared, MB"].map(str::to_owned).to_vec(),
+        columns: ["", "resident, MB", "heap and stacks (RssAnon), MB", "files and shared, MB"]
+            .map(str::to_owned)
+            .to_vec(),
         rows,
         verdicts,
     })
