@@ -6,8 +6,10 @@ use std::fmt::Write;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Section {
     pub(crate) title: String,
-    /// What is measured and how, in Markdown; where an aim is not met, why.
+    /// What is measured and how, in Markdown.
     pub(crate) intro: String,
+    /// Told where an aim is not met: why, as far as it is known.
+    pub(crate) why_not: &'static str,
     pub(crate) columns: Vec<String>,
     pub(crate) rows: Vec<Vec<String>>,
     pub(crate) verdicts: Vec<Verdict>,
@@ -47,6 +49,9 @@ pub(crate) fn to_markdown(machine: &[(String, String)], sections: &[(u32, Sectio
         // Writing into a String cannot fail.
         let _ = write!(text, "\n## {number}. {}\n\n{}\n\n", section.title, section.intro.trim());
         table(&mut text, &section.columns, section.rows.iter().cloned());
+        if !section.why_not.is_empty() && section.verdicts.iter().any(|verdict| !verdict.met) {
+            let _ = write!(text, "\n**Why not.** {}\n", section.why_not.trim());
+        }
     }
     text
 }
@@ -95,6 +100,7 @@ mod tests {
         let section = Section {
             title: "Messages a second".to_owned(),
             intro: "What passes.\n".to_owned(),
+            why_not: "The disk.",
             columns: cells(["", "messages/s"]),
             rows: vec![cells(["ours", "2"]), cells(["a|b", "1"])],
             verdicts: vec![Verdict {
@@ -113,6 +119,12 @@ mod tests {
              | | aim | wanted | measured | |\n| --- | --- | --- | --- | --- |\n| 3 | pass-through | 1.5 | 2.0 | met |\n\
              \n## 3. Messages a second\n\nWhat passes.\n\n| | messages/s |\n| --- | --- |\n| ours | 2 |\n| a\\|b | 1 |\n"
         );
+        assert!(!text.contains("Why not"));
+        let missed = Section {
+            verdicts: vec![Verdict { met: false, ..section.verdicts[0].clone() }],
+            ..section.clone()
+        };
+        assert!(to_markdown(&machine, &[(3, missed)]).ends_with("**Why not.** The disk.\n"));
         assert!(to_terminal(&section).contains("pass-through: wanted 1.5, got 2.0: met"));
     }
 }

@@ -47,6 +47,7 @@ fn measure(context: &Context) -> Result<Section> {
     let list = |all: &[f64]| all.iter().map(|one| thousands(*one)).collect::<Vec<_>>().join(", ");
     Ok(Section {
         title: "A backlog in batches of 100".to_owned(),
+        why_not: "",
         intro: format!(
             "{DEVICES} devices drain {} spooled heartbeats each into `fleetd` over MQTT: messages of {BATCH} records, at most \
              {UNDER_WAY} messages of a device without acknowledgement; the time from the first message to the acknowledgement of the last \

@@ -47,6 +47,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Section> {
     Ok(Section {
         title: "Durable, acknowledged heartbeats a second".to_owned(),
         intro: INTRO.to_owned(),
+        why_not: WHY_NOT,
         columns: cells(["", "a second", "from … to"]),
         rows: vec![
             row("fleetd: committed and acknowledged", &ours),
@@ -100,3 +101,7 @@ fn stream(server: &Fleetd, time: Duration) -> Outcome<Streamed> {
     }
     Ok(Streamed { per_second, times: devices.times.take().unwrap_or_default() })
 }
+
+const WHY_NOT: &str = "The disk is not what limits it: one fsync is shared by all that came during the last one. It is the processor: of each heartbeat the \
+     server decodes, checks and stores 25 columns, writes the device's state and its committed ranges, and encodes an acknowledgement; Mosquitto looks at \
+     a topic. The load's 1,000 connections run on the same two cores.";

@@ -47,6 +47,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Section> {
     }
     Ok(Section {
         title: format!("A herd: {} devices reconnect at once", thousands(devices as f64)),
+        why_not: "",
         intro: INTRO.to_owned(),
         columns: cells([
             "run",

@@ -65,6 +65,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Section> {
     }
     Ok(Section {
         title: "Pass-through of the broker, messages a second".to_owned(),
+        why_not: "",
         intro: INTRO.to_owned(),
         columns: cells([
             "publishers",
