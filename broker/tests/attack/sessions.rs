@@ -67,7 +67,8 @@ fn clients_that_take_over_and_do_not_leave_cost_one_descriptor_each_for_half_a_s
     }
     eprintln!("{} connections, {most} descriptors", kept.len());
     assert!(kept.len() > 500);
-    assert!(most < before.descriptors + 700, "{most} descriptors");
+    // 256 before login, 512 whose password is being checked, 256 that may read why they end, and who is about to leave.
+    assert!(most < before.descriptors + 1_200, "{most} descriptors");
     target.until_descriptors("one is left", |now| now <= before.descriptors + 1);
     drop(kept);
     target.assert_grew_less_than(&before, 10 * MIB);
