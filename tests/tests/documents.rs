@@ -69,6 +69,8 @@ fn every_link_of_the_documents_leads_somewhere() {
         "docs/install-agent.md",
         "docs/commands.md",
         "docs/backup.md",
+        "docs/bench.md",
+        "docs/testing.md",
     ] {
         let text = read(document);
         let folder = root().join(document).parent().unwrap().to_owned();
