@@ -220,5 +220,5 @@ pub fn is_log_filter(text: &str) -> bool {
     let level = |text: &str| text.trim().parse::<tracing::level_filters::LevelFilter>().is_ok();
     let sound =
         |part: &str| part.split_once('=').map_or(level(part), |(module, of)| !module.is_empty() && level(of));
-    text.split(',').all(sound) && text.parse::<tracing_subscriber::EnvFilter>().is_ok()
+    text.split(',').all(sound) && text.parse::<tracing_subscriber::filter::Targets>().is_ok()
 }

@@ -11,6 +11,10 @@ use broker::credentials::authenticator::FileAuthenticator;
 use broker::credentials::file;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::{Outcome, with_causes};
 
@@ -103,7 +107,8 @@ fn explain_bind(address: SocketAddr, error: std::io::Error) -> String {
 fn start_log(filter: &str) {
     // The filter was checked with the config. The router's own lines cost time for every message and say nothing new;
     // a directive in the config that names them wins.
-    let filter = tracing_subscriber::EnvFilter::new(format!("rumqttd=off,{filter}"));
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).init();
+    let filter = format!("rumqttd=off,{filter}").parse::<Targets>().unwrap_or_default();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = lines.with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }

@@ -27,6 +27,7 @@ const AIM: f64 = 0.8;
 pub(crate) fn run(context: &Context) -> Outcome<Section> {
     let seconds = Duration::from_secs(if context.quick { 1 } else { 4 });
     let (mut ours, mut peer, mut by_disk, mut p50, mut p99) = (vec![], vec![], vec![], vec![], vec![]);
+    let mut cpu = vec![];
     let names = credentials("acme", CONNECTIONS);
     for _ in 0..context.repetitions().min(4) {
         let server = Fleetd::start(context, CONNECTIONS)?;
@@ -34,6 +35,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Section> {
         ours.push(got.per_second);
         p50.push(percentile(&mut got.times, 50.0).as_secs_f64() * 1e3);
         p99.push(percentile(&mut got.times, 99.0).as_secs_f64() * 1e3);
+        cpu.push(got.cpu_each.as_secs_f64() * 1e6);
         drop(server);
         let mosquitto = Mosquitto::start(context)?;
         peer.push(pass_through::load(mosquitto.address, &names, false, 1, seconds / 2)?.per_second);
@@ -54,6 +56,11 @@ pub(crate) fn run(context: &Context) -> Outcome<Section> {
             row("Mosquitto: passed on, not durable", &peer),
             row("connections ÷ fsync", &by_disk),
             vec![
+                "the server's processor time for each".to_owned(),
+                format!("{:.0} µs", median(&cpu)),
+                spread(&cpu),
+            ],
+            vec![
                 "a heartbeat's way to its ack, p50 and p99".to_owned(),
                 milliseconds(&p50),
                 milliseconds(&p99),
@@ -70,6 +77,8 @@ pub(crate) fn run(context: &Context) -> Outcome<Section> {
 
 struct Streamed {
     per_second: f64,
+    /// The server's processor time for a heartbeat.
+    cpu_each: Duration,
     times: Vec<Duration>,
 }
 
@@ -93,13 +102,15 @@ fn stream(server: &Fleetd, time: Duration) -> Outcome<Streamed> {
     }
     swarm.run(&mut devices, Instant::now() + time / 4, |_| false)?;
     devices.times = Some(Vec::new());
-    let (begin, before) = (Instant::now(), devices.acknowledged);
+    let (begin, before, cpu_before) = (Instant::now(), devices.acknowledged, server.process.cpu()?);
     swarm.run(&mut devices, begin + time, |load| load.lost > 0)?;
-    let per_second = (devices.acknowledged - before) as f64 / begin.elapsed().as_secs_f64();
+    let done = (devices.acknowledged - before) as f64;
+    let per_second = done / begin.elapsed().as_secs_f64();
+    let cpu_each = (server.process.cpu()? - cpu_before).div_f64(done.max(1.0));
     if devices.lost > 0 {
         return Err(Failure::new(format!("{} connections were lost; {}", devices.lost, devices.why_lost)));
     }
-    Ok(Streamed { per_second, times: devices.times.take().unwrap_or_default() })
+    Ok(Streamed { per_second, cpu_each, times: devices.times.take().unwrap_or_default() })
 }
 
 const WHY_NOT: &str = "The disk is not what limits it: one fsync is shared by all that came during the last one. It is the processor: of each heartbeat the \

@@ -12,6 +12,9 @@ use broker::{Broker, BrokerError, Limits};
 use protocol::topic::OPERATOR_COMMAND_FILTER;
 use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tracing_subscriber::{
+    Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 use super::systemd;
 use crate::{
@@ -85,11 +88,15 @@ fn start_log(config: &Config) {
     // The router and the migrations tell every step; what the configuration says of them wins. It has been checked to
     // parse.
     let directives = format!("rumqttd=off,refinery_core=warn,{}", config.log);
-    let filter = directives.parse::<tracing_subscriber::EnvFilter>().unwrap_or_default();
-    let to_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
-    // The journal has its own times. A second call, in tests, changes nothing.
-    let _ = if to_journal { log.without_time().try_init() } else { log.try_init() };
+    let filter = directives.parse::<Targets>().unwrap_or_default();
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false);
+    // The journal has its own times.
+    let lines = match std::env::var_os("JOURNAL_STREAM") {
+        Some(_) => lines.without_time().boxed(),
+        None => lines.boxed(),
+    };
+    // A second call, in tests, changes nothing.
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
 }
 
 async fn serve(config: Config) -> Result<(), ServeError> {

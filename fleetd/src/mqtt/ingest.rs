@@ -67,11 +67,13 @@ pub async fn run(
 }
 
 fn incoming(broker: &Broker, message: Message) -> Option<Incoming> {
-    let (org, device) = subtree_of(&message.topic)?;
-    let uplink = match message.topic.parse::<Topic>() {
-        Ok(Topic::Device { uplink, .. }) => Some(uplink),
+    let (org, device, uplink) = match message.topic.parse::<Topic>() {
+        Ok(Topic::Device { org, device, uplink }) => (org, device, Some(uplink)),
         Ok(_) => return None,
-        Err(_) => None,
+        Err(_) => {
+            let (org, device) = subtree_of(&message.topic)?;
+            (org, device, None)
+        }
     };
     let is_birth = uplink == Some(Uplink::Birth);
     let connection = is_birth.then(|| broker.device_connection(&org, &device)).flatten();

@@ -34,10 +34,10 @@ use crate::{
     failpoint,
     metrics::Metrics,
     store::{
-        Store, StoreError,
-        device_state::{self, DeviceKey},
+        Statement, Store, StoreError,
+        device_state::{self, DeviceKey, Heard},
         dispatch,
-        heartbeats::{self, Day},
+        heartbeats::{self, Day, Insert},
         records,
     },
 };
@@ -92,6 +92,28 @@ struct Loaded {
     time_told_at: i64,
 }
 
+/// What is to become of one device's part of a batch, before its commit.
+struct Decision {
+    loaded: Loaded,
+    draft: write::Draft,
+    /// Messages beyond the device's share.
+    deferred: u64,
+}
+
+impl Decision {
+    /// What has to be committed before anything of it counts.
+    fn transaction(&mut self) -> Vec<Statement> {
+        let mut statements = std::mem::take(&mut self.draft.statements);
+        let touched = &mut self.draft.touched;
+        touched.folded = !touched.statements.is_empty();
+        statements.append(&mut touched.statements);
+        if touched.folded {
+            protocol::failpoint::reached(failpoint::REPORTS_BEFORE_COMMIT);
+        }
+        statements
+    }
+}
+
 /// The way in. One per process; batches pass one at a time.
 #[derive(Debug)]
 pub struct Ingest {
@@ -105,8 +127,8 @@ pub struct Ingest {
 #[derive(Default)]
 struct Inner {
     lanes: HashMap<DeviceName, Loaded>,
-    /// The day whose heartbeat table is known to be there.
-    day: Option<Day>,
+    /// How heartbeats of today are added, whose table is known to be there.
+    today: Option<Insert>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -144,11 +166,12 @@ pub async fn http_heartbeat(
     let now = app.clock.now_ms();
     let sample = Sample::from_http(heartbeat, now)
         .map_err(|(field, expected)| HeartbeatError::Field { field, expected })?;
-    let mut statements = heartbeats::make_day(Day::of(now)).to_vec();
-    statements.push(device_state::put_alive_http(key, now));
+    let day = Day::of(now);
+    let mut statements = heartbeats::make_day(day).to_vec();
+    statements.push(device_state::make(key));
     statements.push(device_state::put_http(key, ip_address));
-    statements.extend(heartbeats::insert(key, std::slice::from_ref(&sample)));
-    statements.push(device_state::put_latest(key, &sample));
+    statements.extend(Insert::into_day(day).rows(key, std::slice::from_ref(&sample)));
+    statements.push(device_state::put_heard(key, &sample, Heard::Http, day));
     app.store.apply(statements).await?;
     app.metrics.add("fleet_heartbeats_http_total", 1);
     app.views.mark(&key.device_id);
@@ -181,64 +204,104 @@ impl Ingest {
             by_device.entry(name).or_default().push(message);
         }
         let day = Day::of(now);
-        if inner.day != Some(day) {
-            if let Err(error) = self.store.apply(heartbeats::make_day(day).to_vec()).await {
-                self.metrics.add("fleet_ingest_failures_total", 1);
-                let reason = error_chain(&error);
-                tracing::warn!(reason, "records not stored; the devices send them again");
-                return Vec::new();
-            }
-            inner.day = Some(day);
+        let known = inner.today.take().filter(|insert| insert.day() == day);
+        if known.is_none()
+            && let Err(error) = self.store.apply(heartbeats::make_day(day).to_vec()).await
+        {
+            self.metrics.add("fleet_ingest_failures_total", 1);
+            let reason = error_chain(&error);
+            tracing::warn!(reason, "records not stored; the devices send them again");
+            return Vec::new();
         }
-        let work = by_device.into_iter().map(|(name, messages)| {
+        let insert = known.unwrap_or_else(|| Insert::into_day(day));
+        inner.today = Some(insert.clone());
+        let (mut decided, mut again) = (Vec::new(), Vec::new());
+        for (name, messages) in by_device {
             let cached = inner.lanes.remove(&name);
-            self.take_device(name, messages, cached, now)
-        });
-        // Collected first: the lanes are taken out of the map one after the other, then all devices run together.
-        let work: Vec<_> = work.collect();
-        let mut replies = Vec::new();
-        for (name, loaded, device_replies) in futures_util::future::join_all(work).await {
-            if let Some(loaded) = loaded {
-                inner.lanes.insert(name, loaded);
+            match self.decide(&name, &messages, cached, now, &insert).await {
+                Ok(Some(decision)) => decided.push((name, messages, decision)),
+                Ok(None) => {}
+                Err(error) => self.not_stored(&name, &error),
             }
-            replies.extend(device_replies);
+        }
+        let transactions = decided.iter_mut().map(|(_, _, decision)| decision.transaction()).collect();
+        let answers = self.store.apply_each(transactions).await;
+        let mut replies = Vec::new();
+        for ((name, messages, decision), answer) in decided.into_iter().zip(answers) {
+            let done = match answer {
+                Ok(_) => self.committed(&name, decision).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok((loaded, more)) => {
+                    inner.lanes.insert(name, loaded);
+                    replies.extend(more);
+                }
+                // Another process has moved the lane: load it and decide again.
+                Err(StoreError::Conflict { .. }) => again.push((name, messages)),
+                Err(error) => self.not_stored(&name, &error),
+            }
+        }
+        for (name, messages) in again {
+            if let Some((loaded, more)) = self.take_again(&name, &messages, now, &insert).await {
+                inner.lanes.insert(name, loaded);
+                replies.extend(more);
+            }
         }
         replies
     }
 
-    async fn take_device(
+    async fn take_again(
         &self,
-        name: DeviceName,
-        messages: Vec<Incoming>,
-        mut cached: Option<Loaded>,
+        name: &DeviceName,
+        messages: &[Incoming],
         now: i64,
-    ) -> (DeviceName, Option<Loaded>, Vec<Reply>) {
-        for _ in 0..TRIES {
-            match self.try_device(&name, &messages, cached.take(), now).await {
-                Ok(Some((loaded, replies))) => return (name, Some(loaded), replies),
-                Ok(None) => return (name, None, Vec::new()),
-                // Another process has moved the lane: load it and decide again.
+        insert: &Insert,
+    ) -> Option<(Loaded, Vec<Reply>)> {
+        for _ in 1..TRIES {
+            match self.take_alone(name, messages, now, insert).await {
+                Ok(done) => return done,
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => {
-                    self.metrics.add("fleet_ingest_failures_total", 1);
-                    let reason = error_chain(&error);
-                    tracing::warn!(org = %name.0, device = %name.1, reason, "records not stored; the device sends them again");
-                    return (name, None, Vec::new());
+                    self.not_stored(name, &error);
+                    return None;
                 }
             }
         }
         self.metrics.add("fleet_ingest_failures_total", 1);
         tracing::warn!(org = %name.0, device = %name.1, "records not stored: the device's lane keeps changing");
-        (name, None, Vec::new())
+        None
     }
 
-    async fn try_device(
+    async fn take_alone(
+        &self,
+        name: &DeviceName,
+        messages: &[Incoming],
+        now: i64,
+        insert: &Insert,
+    ) -> Result<Option<(Loaded, Vec<Reply>)>, StoreError> {
+        let Some(mut decision) = self.decide(name, messages, None, now, insert).await? else {
+            return Ok(None);
+        };
+        self.store.apply(decision.transaction()).await?;
+        self.committed(name, decision).await.map(Some)
+    }
+
+    fn not_stored(&self, name: &DeviceName, error: &StoreError) {
+        self.metrics.add("fleet_ingest_failures_total", 1);
+        let reason = error_chain(error);
+        tracing::warn!(org = %name.0, device = %name.1, reason, "records not stored; the device sends them again");
+    }
+
+    /// What is to be done with a device's messages; `None`: the device is not known.
+    async fn decide(
         &self,
         name: &DeviceName,
         messages: &[Incoming],
         cached: Option<Loaded>,
         now: i64,
-    ) -> Result<Option<(Loaded, Vec<Reply>)>, StoreError> {
+        insert: &Insert,
+    ) -> Result<Option<Decision>, StoreError> {
         let loaded = match cached {
             Some(loaded) => Some(loaded),
             None => self.load(name).await?,
@@ -247,7 +310,7 @@ impl Ingest {
             self.metrics.add("fleet_messages_unknown_device_total", messages.len() as u64);
             return Ok(None);
         };
-        let mut draft = write::Draft::new(now);
+        let mut draft = write::Draft::new(now, insert.clone());
         let mut share = share::Share::default();
         let mut deferred = 0;
         for message in messages {
@@ -264,16 +327,8 @@ impl Ingest {
                 }
             }
         }
-        let replies = self.commit(name, &mut loaded, draft).await?;
-        if deferred > 0 {
-            self.metrics.add("fleet_messages_deferred_total", deferred);
-            self.complain(
-                name,
-                None,
-                "too many records at once; what is left over is taken when it is sent again",
-            );
-        }
-        Ok(Some((loaded, replies)))
+        draft.finish(&mut loaded);
+        Ok(Some(Decision { loaded, draft, deferred }))
     }
 
     async fn load(&self, name: &DeviceName) -> Result<Option<Loaded>, StoreError> {
@@ -353,25 +408,22 @@ impl Ingest {
         }
     }
 
-    async fn commit(
+    /// What follows from the commit of a decision.
+    async fn committed(
         &self,
         name: &DeviceName,
-        loaded: &mut Loaded,
-        mut draft: write::Draft,
-    ) -> Result<Vec<Reply>, StoreError> {
-        draft.finish(loaded);
-        let write::Draft { mut statements, mut replies, acknowledge, full_ack, changed, kinds, now, .. } =
-            draft;
-        let (moved, folded) = (draft.touched.moved, !draft.touched.statements.is_empty());
-        statements.extend(draft.touched.statements);
-        if folded {
-            protocol::failpoint::reached(failpoint::REPORTS_BEFORE_COMMIT);
-        }
-        if !statements.is_empty() {
-            self.store.apply(statements).await?;
-        }
-        if folded {
+        decision: Decision,
+    ) -> Result<(Loaded, Vec<Reply>), StoreError> {
+        let Decision { mut loaded, draft, deferred } = decision;
+        let write::Draft { mut replies, acknowledge, full_ack, changed, kinds, now, .. } = draft;
+        let moved = draft.touched.moved;
+        if draft.touched.folded {
             protocol::failpoint::reached(failpoint::REPORTS_AFTER_COMMIT);
+        }
+        if deferred > 0 {
+            self.metrics.add("fleet_messages_deferred_total", deferred);
+            let why = "too many records at once; what is left over is taken when it is sent again";
+            self.complain(name, None, why);
         }
         for (kind, count) in kinds {
             self.metrics.add_labelled("fleet_records_stored_total", "kind", kind, count);
@@ -398,7 +450,7 @@ impl Ingest {
         if moved {
             replies.push(Reply::Commands(loaded.key.device_id.clone()));
         }
-        Ok(replies)
+        Ok((loaded, replies))
     }
 
     /// The presence that should replace the retained one of a device, if that is still not of the last birth.

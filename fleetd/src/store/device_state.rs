@@ -5,7 +5,7 @@ mod tests;
 
 use protocol::message::{Birth, Reported};
 
-use super::{Row, Statement, Store, StoreError};
+use super::{Row, Statement, Store, StoreError, dialect::last_row, heartbeats::Day};
 use crate::{domain::sample::Sample, values};
 
 /// The columns that [`DeviceState::from_row`] reads, for a query that joins `device_state` as `s`.
@@ -128,65 +128,111 @@ ON CONFLICT (device_id) DO UPDATE SET online = 1, last_seen_at = excluded.last_s
     )
 }
 
-/// Takes over a heartbeat as the latest, unless one that was taken later is known. One from the future does not count:
-/// the server's own clock was wrong then.
-#[must_use]
-pub fn put_latest(key: &DeviceKey, sample: &Sample) -> Statement {
-    const SQL: &str = "\
-INSERT INTO device_state (device_id, org_id, last_heartbeat, heartbeat_at, cpu_percent, mem_percent, disk_free_gb,
-    temperature_c, uptime_seconds, recording_active, mixer_active, degradation_level, live, outbox_depth,
-    commands_digest, app_version)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
-ON CONFLICT (device_id) DO UPDATE SET last_heartbeat = excluded.last_heartbeat, heartbeat_at = excluded.heartbeat_at,
-    cpu_percent = excluded.cpu_percent, mem_percent = excluded.mem_percent, disk_free_gb = excluded.disk_free_gb,
-    temperature_c = excluded.temperature_c, uptime_seconds = excluded.uptime_seconds,
-    recording_active = excluded.recording_active, mixer_active = excluded.mixer_active,
-    degradation_level = excluded.degradation_level, live = excluded.live, outbox_depth = excluded.outbox_depth,
-    commands_digest = excluded.commands_digest, app_version = coalesce(excluded.app_version, device_state.app_version)
-WHERE device_state.heartbeat_at IS NULL OR device_state.heartbeat_at <= excluded.heartbeat_at
-    OR device_state.heartbeat_at > excluded.last_heartbeat";
-    let json = &sample.json;
-    Statement::new(
-        SQL,
-        values![
-            key.device_id.as_str(),
-            key.org_id.as_str(),
-            sample.received_at,
-            sample.at,
-            json.metrics.cpu_percent,
-            json.metrics.mem_percent,
-            json.metrics.disk_free_gb,
-            json.metrics.temperature_c,
-            json.uptime_seconds.and_then(|seconds| i64::try_from(seconds).ok()),
-            json.status.recording_active,
-            json.status.mixer_active,
-            json.status.degradation_level,
-            sample.live,
-            sample.outbox_depth,
-            sample.commands_digest.clone(),
-            json.version.as_deref().filter(|version| *version != "unknown"),
-        ],
-    )
+/// What a heartbeat says of where its device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A sign of life over its connection, taken at this time: it is online, unless the connection was lost after that.
+    Connected(i64),
+    /// A sign of life over the old HTTP protocol, where nothing is spooled: it is online.
+    Http,
+    /// It was spooled, and says nothing of the present.
+    Spooled,
 }
 
-/// A sign of life over the device's connection, taken at `at`: it is online, unless its connection was lost after that.
+/// Makes the row of a device that may never have given birth.
 #[must_use]
-pub fn put_alive(key: &DeviceKey, at: i64, now_ms: i64) -> Statement {
-    const SQL: &str = "\
-INSERT INTO device_state (device_id, org_id, online, last_seen_at, connected_at) VALUES (?1, ?2, 1, ?4, ?4)
-ON CONFLICT (device_id) DO UPDATE SET last_seen_at = ?4, connected_at = ?4,
-    online = CASE WHEN device_state.will_at BETWEEN ?3 AND ?4 THEN device_state.online ELSE 1 END,
-    will_at = CASE WHEN device_state.will_at BETWEEN ?3 AND ?4 THEN device_state.will_at ELSE NULL END";
-    Statement::new(SQL, values![key.device_id.as_str(), key.org_id.as_str(), at, now_ms])
+pub fn make(key: &DeviceKey) -> Statement {
+    let sql =
+        "INSERT INTO device_state (device_id, org_id) VALUES (?1, ?2) ON CONFLICT (device_id) DO NOTHING";
+    Statement::new(sql, values![key.device_id.as_str(), key.org_id.as_str()])
 }
 
-/// A sign of life over the old HTTP protocol, where nothing is spooled: the device is online.
+/// Of a column that shows the latest heartbeat: the new value, if the sample is newer than what is there.
+macro_rules! newest {
+    ($column:literal, $value:literal) => {
+        concat!(
+            $column,
+            " = CASE WHEN heartbeat_at <= ?3 OR heartbeat_at IS NULL OR heartbeat_at > ?2 THEN ",
+            $value,
+            " ELSE ",
+            $column,
+            " END, "
+        )
+    };
+}
+
+/// One statement for all that heartbeats change, since its row is the most written one. Behind `SET` comes what is
+/// particular to where they came from.
+///
+/// The sample is taken over as the latest unless one that was taken later is known. One from the future does not count:
+/// the server's own clock was wrong then. The row that this connection has added last is the newest of the day's chain.
+macro_rules! put_heard {
+    ($particular:literal) => {
+        concat!(
+            "UPDATE device_state SET ",
+            $particular,
+            newest!("last_heartbeat", "?2"),
+            newest!("cpu_percent", "?4"),
+            newest!("mem_percent", "?5"),
+            newest!("disk_free_gb", "?6"),
+            newest!("temperature_c", "?7"),
+            newest!("uptime_seconds", "?8"),
+            newest!("recording_active", "?9"),
+            newest!("mixer_active", "?10"),
+            newest!("degradation_level", "?11"),
+            newest!("live", "?12"),
+            newest!("outbox_depth", "?13"),
+            newest!("commands_digest", "?14"),
+            newest!("app_version", "coalesce(?15, app_version)"),
+            newest!("heartbeat_at", "?3"),
+            "heartbeat_row = ",
+            last_row!(),
+            ", heartbeat_day = ?16, day_before = CASE heartbeat_day WHEN ?16 THEN day_before ELSE heartbeat_day END, \
+             row_before = CASE heartbeat_day WHEN ?16 THEN row_before ELSE heartbeat_row END, \
+             chain_broken_to = CASE WHEN heartbeat_day > ?16 AND heartbeat_day > coalesce(chain_broken_to, 0) \
+             THEN heartbeat_day ELSE chain_broken_to END WHERE device_id = ?1"
+        )
+    };
+}
+
+/// Takes over what heartbeats say that were added right before (`heartbeats::Insert::rows`). `latest`: the one among them
+/// that was taken last. A conflict if the device has no row.
 #[must_use]
-pub fn put_alive_http(key: &DeviceKey, now_ms: i64) -> Statement {
-    const SQL: &str = "\
-INSERT INTO device_state (device_id, org_id, online, last_seen_at) VALUES (?1, ?2, 1, ?3)
-ON CONFLICT (device_id) DO UPDATE SET last_seen_at = ?3, online = 1, will_at = NULL";
-    Statement::new(SQL, values![key.device_id.as_str(), key.org_id.as_str(), now_ms])
+pub fn put_heard(key: &DeviceKey, latest: &Sample, heard: Heard, day: Day) -> Statement {
+    const CONNECTED: &str = put_heard!(
+        "last_seen_at = ?2, connected_at = ?2, online = CASE WHEN will_at BETWEEN ?17 AND ?2 THEN online ELSE 1 END, \
+         will_at = CASE WHEN will_at BETWEEN ?17 AND ?2 THEN will_at ELSE NULL END, "
+    );
+    const HTTP: &str = put_heard!("last_seen_at = ?2, online = 1, will_at = NULL, ");
+    const SPOOLED: &str = put_heard!("");
+    let json = &latest.json;
+    let mut params = values![
+        key.device_id.as_str(),
+        latest.received_at,
+        latest.at,
+        json.metrics.cpu_percent,
+        json.metrics.mem_percent,
+        json.metrics.disk_free_gb,
+        json.metrics.temperature_c,
+        json.uptime_seconds.and_then(|seconds| i64::try_from(seconds).ok()),
+        json.status.recording_active,
+        json.status.mixer_active,
+        json.status.degradation_level,
+        latest.live,
+        latest.outbox_depth,
+        latest.commands_digest.as_deref(),
+        json.version.as_deref().filter(|version| *version != "unknown"),
+        day.number(),
+    ];
+    let sql = match heard {
+        Heard::Connected(at) => {
+            params.push(at.into());
+            CONNECTED
+        }
+        Heard::Http => HTTP,
+        Heard::Spooled => SPOOLED,
+    };
+    Statement::new(sql, params).expect_rows(1)
 }
 
 /// Where a device that has never given birth sends its heartbeats from.

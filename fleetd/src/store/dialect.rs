@@ -7,4 +7,9 @@ pub(super) const ROW_NUMBER: &str = "INTEGER PRIMARY KEY";
 pub(super) const GIVE_BACK: &str = "PRAGMA incremental_vacuum(4000)";
 
 /// The number of the row that this connection has added last.
-pub(super) const LAST_ROW: &str = "last_insert_rowid()";
+macro_rules! last_row {
+    () => {
+        "last_insert_rowid()"
+    };
+}
+pub(super) use last_row;

@@ -3,7 +3,7 @@
 //! SQL texts are constants with numbered parameters (`?1`), times are `BIGINT` milliseconds since 1970, ids and JSON
 //! are `TEXT`, truth values are `BIGINT` 0 or 1. What differs between engines lives in `migrations/` and in the engine.
 
-use std::{borrow::Cow, error::Error, path::PathBuf, sync::Arc};
+use std::{cell::Cell, error::Error, path::PathBuf, sync::Arc};
 
 /// A value that goes into a statement or comes out of a row.
 #[derive(Clone, PartialEq)]
@@ -85,6 +85,8 @@ macro_rules! values {
 pub struct Row {
     columns: Arc<[String]>,
     values: Vec<Value>,
+    /// Behind the column that was asked for last: rows are mostly read in the order of their columns.
+    next: Cell<usize>,
 }
 
 macro_rules! getters {
@@ -118,11 +120,14 @@ impl Row {
     /// A row of these values under these names, which are as many.
     #[must_use]
     pub fn new(columns: Arc<[String]>, values: Vec<Value>) -> Self {
-        Self { columns, values }
+        Self { columns, values, next: Cell::new(0) }
     }
 
     fn get(&self, column: &str) -> Result<&Value, StoreError> {
-        let at = self.columns.iter().position(|name| name == column);
+        let (next, all) = (self.next.get(), self.columns.len());
+        let mut places = (next..all).chain(0..next.min(all));
+        let at = places.find(|at| self.columns[*at] == column);
+        self.next.set(at.map_or(0, |at| at + 1));
         at.and_then(|at| self.values.get(at)).ok_or_else(|| wrong_column(column, "in the answer"))
     }
 
@@ -181,10 +186,42 @@ enum Expectation {
     Exactly(u64),
 }
 
+/// The text of a statement: a constant, or made once and shared by all that use it.
+#[derive(Clone, Debug)]
+pub enum Sql {
+    /// A constant.
+    Static(&'static str),
+    /// Made at run time.
+    Shared(Arc<str>),
+}
+
+impl std::ops::Deref for Sql {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Static(text) => text,
+            Self::Shared(text) => text,
+        }
+    }
+}
+
+impl From<&'static str> for Sql {
+    fn from(text: &'static str) -> Self {
+        Self::Static(text)
+    }
+}
+
+impl From<String> for Sql {
+    fn from(text: String) -> Self {
+        Self::Shared(text.into())
+    }
+}
+
 /// One SQL statement of a transaction; with several rows of parameters it is run once for each.
 #[derive(Clone, Debug)]
 pub struct Statement {
-    sql: Cow<'static, str>,
+    sql: Sql,
     params: Vec<Value>,
     more: Vec<Vec<Value>>,
     expectation: Expectation,
@@ -192,7 +229,7 @@ pub struct Statement {
 
 impl Statement {
     /// This SQL with these parameters ([`values!`](crate::values)).
-    pub fn new(sql: impl Into<Cow<'static, str>>, params: Vec<Value>) -> Self {
+    pub fn new(sql: impl Into<Sql>, params: Vec<Value>) -> Self {
         Self { sql: sql.into(), params, more: Vec::new(), expectation: Expectation::Anything }
     }
 
@@ -212,7 +249,7 @@ impl Statement {
 
     /// The text.
     #[must_use]
-    pub fn sql(&self) -> &str {
+    pub fn sql(&self) -> &Sql {
         &self.sql
     }
 

@@ -11,9 +11,9 @@ use protocol::message::{HeartbeatJson, HeartbeatMetrics, HeartbeatStatus, rfc333
 use serde::Serialize;
 
 use super::{
-    Row, Statement, Store, StoreError, Value,
+    Row, Sql, Statement, Store, StoreError, Value,
     device_state::DeviceKey,
-    dialect::{LAST_ROW, ROW_NUMBER},
+    dialect::{ROW_NUMBER, last_row},
     rollups::read_rollup,
 };
 use crate::{
@@ -48,7 +48,7 @@ impl Day {
     }
 
     /// As in `heartbeat_days`: 20261231.
-    fn number(self) -> i64 {
+    pub(super) fn number(self) -> i64 {
         let digits: String =
             rfc3339(self.starts_at()).chars().take(10).filter(char::is_ascii_digit).collect();
         digits.parse().unwrap_or(0)
@@ -83,32 +83,43 @@ pub fn make_day(day: Day) -> [Statement; 2] {
     [Statement::new(sql, Vec::new()), Statement::new(listed, values![day.number()])]
 }
 
-/// Adds heartbeats of one device that arrived at the same time to the table of their day of arrival, which must be there.
-/// The statements belong together: nothing may come between them.
-#[must_use]
-pub fn insert(key: &DeviceKey, samples: &[Sample]) -> Vec<Statement> {
-    let Some((first, others)) = samples.split_first() else { return Vec::new() };
-    let day = Day::of(first.received_at);
-    let (table, number) = (day.table(), day.number());
-    let sql = format!(
-        "INSERT INTO {table} (device_id, org_id, received_at, taken_at, ts, state_id, seq, interval_seconds, version, \
-         uptime_seconds, cpu_percent, mem_percent, disk_free_gb, disk_total_gb, temperature_c, load_1, load_5, load_15, \
-         recording_active, mixer_active, active_inputs, degradation_level, live, errors, before) VALUES (?1, ?2, ?3, ?4, \
-         ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, CASE ?25 WHEN 1 \
-         THEN (SELECT CASE heartbeat_day WHEN {number} THEN heartbeat_row END FROM device_state WHERE device_id = ?1) \
-         ELSE {LAST_ROW} END)"
-    );
-    let insert = Statement::new(sql, columns(key, first, true));
-    let insert = others.iter().fold(insert, |insert, sample| insert.and(columns(key, sample, false)));
-    let head = format!(
-        "INSERT INTO device_state (device_id, org_id, heartbeat_day, heartbeat_row) VALUES (?1, ?2, {number}, {LAST_ROW}) \
-         ON CONFLICT (device_id) DO UPDATE SET heartbeat_day = {number}, heartbeat_row = excluded.heartbeat_row, \
-         day_before = CASE heartbeat_day WHEN {number} THEN day_before ELSE heartbeat_day END, \
-         row_before = CASE heartbeat_day WHEN {number} THEN row_before ELSE heartbeat_row END, \
-         chain_broken_to = CASE WHEN heartbeat_day > {number} AND heartbeat_day > coalesce(chain_broken_to, 0) \
-         THEN heartbeat_day ELSE chain_broken_to END"
-    );
-    vec![insert, Statement::new(head, values![key.device_id.as_str(), key.org_id.as_str()])]
+/// What a day's heartbeats are added with; made once, for thousands of them.
+#[derive(Clone, Debug)]
+pub struct Insert {
+    day: Day,
+    sql: Sql,
+}
+
+impl Insert {
+    /// Into the table of this day, which must be there.
+    #[must_use]
+    pub fn into_day(day: Day) -> Self {
+        let (table, number, last) = (day.table(), day.number(), last_row!());
+        let sql = format!(
+            "INSERT INTO {table} (device_id, org_id, received_at, taken_at, ts, state_id, seq, interval_seconds, version, \
+             uptime_seconds, cpu_percent, mem_percent, disk_free_gb, disk_total_gb, temperature_c, load_1, load_5, \
+             load_15, recording_active, mixer_active, active_inputs, degradation_level, live, errors, before) VALUES (?1, \
+             ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, \
+             CASE ?25 WHEN 1 THEN (SELECT CASE heartbeat_day WHEN {number} THEN heartbeat_row END FROM device_state \
+             WHERE device_id = ?1) ELSE {last} END)"
+        );
+        Self { day, sql: sql.into() }
+    }
+
+    /// The day of arrival that it is for.
+    #[must_use]
+    pub fn day(&self) -> Day {
+        self.day
+    }
+
+    /// Adds heartbeats of one device that arrived on this day. `device_state::put_heard` for the last of them must follow
+    /// at once: it names the row that was added last.
+    #[must_use]
+    pub fn rows(&self, key: &DeviceKey, samples: &[Sample]) -> Option<Statement> {
+        let (first, others) = samples.split_first()?;
+        let insert = Statement::new(self.sql.clone(), columns(key, first, true));
+        Some(others.iter().fold(insert, |insert, sample| insert.and(columns(key, sample, false))))
+    }
 }
 
 fn columns(key: &DeviceKey, sample: &Sample, is_first: bool) -> Vec<Value> {

@@ -33,10 +33,10 @@ mod tests;
 pub mod users;
 pub mod views;
 
-use std::{borrow::Cow, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use engine::parse_column;
-pub use engine::{Outcome, Row, Statement, StoreError, Value, operation};
+pub use engine::{Outcome, Row, Sql, Statement, StoreError, Value, operation};
 pub use lock::{DataLock, LockError, make_data_dir};
 #[cfg(test)]
 pub(crate) use migrate::make_at_version;
@@ -83,12 +83,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; never [`StoreError::Full`].
-    pub async fn query(
-        &self,
-        sql: impl Into<Cow<'static, str>>,
-        params: Vec<Value>,
-    ) -> Result<Vec<Row>, StoreError> {
-        self.engine.query(sql.into().into_owned(), params).await
+    pub async fn query(&self, sql: impl Into<Sql>, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        self.engine.query(sql.into(), params).await
     }
 
     /// The first row of a read-only statement, if there is one.
@@ -97,7 +93,7 @@ impl Store {
     /// As [`query`](Self::query).
     pub async fn query_one(
         &self,
-        sql: impl Into<Cow<'static, str>>,
+        sql: impl Into<Sql>,
         params: Vec<Value>,
     ) -> Result<Option<Row>, StoreError> {
         Ok(self.query(sql, params).await?.into_iter().next())
@@ -107,12 +103,8 @@ impl Store {
     ///
     /// # Errors
     /// As [`query`](Self::query).
-    pub async fn lookup(
-        &self,
-        sql: impl Into<Cow<'static, str>>,
-        params: Vec<Value>,
-    ) -> Result<Vec<Row>, StoreError> {
-        self.engine.lookup(sql.into().into_owned(), params).await
+    pub async fn lookup(&self, sql: impl Into<Sql>, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+        self.engine.lookup(sql.into(), params).await
     }
 
     /// The first row of a [`lookup`](Self::lookup), if there is one.
@@ -121,7 +113,7 @@ impl Store {
     /// As [`query`](Self::query).
     pub async fn lookup_one(
         &self,
-        sql: impl Into<Cow<'static, str>>,
+        sql: impl Into<Sql>,
         params: Vec<Value>,
     ) -> Result<Option<Row>, StoreError> {
         Ok(self.lookup(sql, params).await?.into_iter().next())
@@ -134,6 +126,14 @@ impl Store {
     /// [`StoreError`]; then nothing of it is stored.
     pub async fn apply(&self, statements: Vec<Statement>) -> Result<Vec<Outcome>, StoreError> {
         self.engine.apply(statements).await
+    }
+
+    /// Several transactions, each with an answer of its own, committed together as far as a commit can take them.
+    pub async fn apply_each(
+        &self,
+        transactions: Vec<Vec<Statement>>,
+    ) -> Vec<Result<Vec<Outcome>, StoreError>> {
+        self.engine.apply_each(transactions).await
     }
 
     /// A transaction of one statement.

@@ -1,7 +1,8 @@
 //! The SQLite engine: one writer thread that groups what is queued into one commit, and a few read-only connections.
 //!
 //! * WAL with `synchronous=FULL`: when an answer is given, its commit has been fsynced.
-//! * Every [`apply`](super::Store::apply) of a group runs in a savepoint: one that fails is undone by itself.
+//! * If any transaction of a group fails, the group is undone and run again, each in a savepoint of its own: one that
+//!   fails is undone by itself.
 //! * Where the engine undoes the whole group (a full disk does), the group is run again one by one, so that each gets
 //!   the answer it would have got alone.
 
@@ -19,7 +20,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, types::ValueRef};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
-    engine::{Outcome, Row, Statement, StoreError, Value, operation},
+    engine::{Outcome, Row, Sql, Statement, StoreError, Value, operation},
     folder::{FolderLock, folder_of},
     migrate,
     swap::like_its_folder,
@@ -31,8 +32,8 @@ const READERS: usize = 4;
 const QUEUE: usize = 1024;
 /// A caller that has waited so long for room in the queue is told that the store is busy.
 const QUEUE_WAIT: Duration = Duration::from_secs(10);
-/// A group takes no further transaction past this many, or this many bytes.
-const GROUP_JOBS: usize = 256;
+/// A commit takes in no further transaction past this many, or this many bytes.
+const GROUP_TRANSACTIONS: usize = 1024;
 const GROUP_BYTES: usize = 4 << 20;
 /// How long SQLite waits for a lock of another process (the command-line tools write beside a running server).
 const BUSY: Duration = Duration::from_secs(5);
@@ -42,9 +43,31 @@ const READER_STATEMENTS: usize = 64;
 /// Pages that a reader keeps, KiB: every commit of the writer makes them worthless, and the kernel has them too.
 const READER_CACHE_KIB: i64 = 512;
 
+/// The statements of one transaction: all are stored or none.
+type Transaction = Vec<Statement>;
+type Answer = Result<Vec<Outcome>, StoreError>;
+
+/// Transactions that are handed over together. Each gets an answer of its own.
 struct Job {
-    statements: Vec<Statement>,
-    answer: oneshot::Sender<Result<Vec<Outcome>, StoreError>>,
+    transactions: Vec<Transaction>,
+    answer: oneshot::Sender<Vec<Answer>>,
+}
+
+/// Why the writer does not take a job.
+#[derive(Clone, Copy)]
+enum Refused {
+    Closed,
+    Busy,
+}
+
+impl Refused {
+    fn error(self, transaction: Option<&Sql>) -> StoreError {
+        let operation = transaction.map_or_else(|| "write".to_owned(), |sql| operation(sql));
+        match self {
+            Self::Closed => StoreError::Closed { operation },
+            Self::Busy => StoreError::Busy { operation },
+        }
+    }
 }
 
 /// An open SQLite database.
@@ -92,21 +115,56 @@ impl Sqlite {
         })
     }
 
-    pub(super) async fn apply(&self, statements: Vec<Statement>) -> Result<Vec<Outcome>, StoreError> {
-        let Some(first) = statements.first() else { return Ok(Vec::new()) };
-        let operation = operation(first.sql());
-        let closed = || StoreError::Closed { operation: operation.clone() };
-        let sender = lock(&self.writer).clone().ok_or_else(closed)?;
-        let permit = match tokio::time::timeout(QUEUE_WAIT, sender.reserve()).await {
-            Ok(permit) => permit.map_err(|_| closed())?,
-            Err(_) => return Err(StoreError::Busy { operation }),
-        };
-        let (answer, answered) = oneshot::channel();
-        permit.send(Job { statements, answer });
-        answered.await.map_err(|_| closed())?
+    pub(super) async fn apply(&self, statements: Transaction) -> Answer {
+        if statements.is_empty() {
+            return Ok(Vec::new());
+        }
+        single(self.apply_each(vec![statements]).await)
     }
 
-    pub(super) async fn query(&self, sql: String, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+    pub(super) async fn apply_each(&self, transactions: Vec<Transaction>) -> Vec<Answer> {
+        let names: Vec<Option<Sql>> = transactions
+            .iter()
+            .map(|statements| statements.first().map(|first| first.sql().clone()))
+            .collect();
+        let mut waiting = Vec::new();
+        for some in in_commits(transactions) {
+            let count = some.len();
+            waiting.push((count, self.hand_over(some).await));
+        }
+        let mut answers = Vec::with_capacity(names.len());
+        for (count, handed_over) in waiting {
+            let given = match handed_over {
+                Ok(answered) => answered.await.map_err(|_| Refused::Closed),
+                Err(refused) => Err(refused),
+            };
+            match given {
+                Ok(given) => answers.extend(given),
+                Err(refused) => {
+                    let named = names.iter().skip(answers.len()).take(count);
+                    let errors: Vec<_> = named.map(|name| Err(refused.error(name.as_ref()))).collect();
+                    answers.extend(errors);
+                }
+            }
+        }
+        answers
+    }
+
+    async fn hand_over(
+        &self,
+        transactions: Vec<Transaction>,
+    ) -> Result<oneshot::Receiver<Vec<Answer>>, Refused> {
+        let sender = lock(&self.writer).clone().ok_or(Refused::Closed)?;
+        let permit = match tokio::time::timeout(QUEUE_WAIT, sender.reserve()).await {
+            Ok(permit) => permit.map_err(|_| Refused::Closed)?,
+            Err(_) => return Err(Refused::Busy),
+        };
+        let (answer, answered) = oneshot::channel();
+        permit.send(Job { transactions, answer });
+        Ok(answered)
+    }
+
+    pub(super) async fn query(&self, sql: Sql, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
         let closed = |sql: &str| StoreError::Closed { operation: operation(sql) };
         let Ok(permit) = self.reading.clone().acquire_owned().await else { return Err(closed(&sql)) };
         let pool = self.readers.clone();
@@ -126,7 +184,7 @@ impl Sqlite {
 
     /// As `query`, for what is found by key in a few pages: on the caller's own thread if a connection is free. To hand it
     /// to another thread and back takes several times as long.
-    pub(super) async fn lookup(&self, sql: String, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
+    pub(super) async fn lookup(&self, sql: Sql, params: Vec<Value>) -> Result<Vec<Row>, StoreError> {
         let rows = match self.reading.try_acquire() {
             Ok(_permit) => self.read_here(&sql, &params),
             Err(_) => None,
@@ -205,76 +263,95 @@ struct Writer {
     last_full: Arc<Mutex<Option<Instant>>>,
 }
 
-type Answer = Result<Vec<Outcome>, StoreError>;
-
 impl Writer {
     fn run(&mut self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(first) = jobs.blocking_recv() {
-            let mut bytes = weight(&first);
-            let mut group = vec![first];
-            while group.len() < GROUP_JOBS && bytes < GROUP_BYTES {
+            let mut bytes = weight(&first.transactions);
+            let mut count = first.transactions.len();
+            let mut taken = vec![first];
+            while count < GROUP_TRANSACTIONS && bytes < GROUP_BYTES {
                 let Ok(job) = jobs.try_recv() else { break };
-                bytes += weight(&job);
-                group.push(job);
+                bytes += weight(&job.transactions);
+                count += job.transactions.len();
+                taken.push(job);
             }
+            let group: Vec<&Transaction> = taken.iter().flat_map(|job| &job.transactions).collect();
             let answers = match self.commit(&group) {
                 Ok(answers) => answers,
                 Err(error) if group.len() == 1 => vec![Err(error)],
-                // Every job gets what it would have got alone.
-                Err(_) => {
-                    let alone = |job| self.commit(std::slice::from_ref(job)).and_then(single);
-                    group.iter().map(alone).collect()
-                }
+                // Every one gets what it would have got alone.
+                Err(_) => group.iter().map(|one| self.commit(&[one]).and_then(single)).collect(),
             };
-            for (job, answer) in group.into_iter().zip(answers) {
-                if let Err(StoreError::Full { .. }) = answer {
-                    *lock(&self.last_full) = Some(Instant::now());
-                }
+            if answers.iter().any(|answer| matches!(answer, Err(StoreError::Full { .. }))) {
+                *lock(&self.last_full) = Some(Instant::now());
+            }
+            let mut answers = answers.into_iter();
+            for job in taken {
+                let own = answers.by_ref().take(job.transactions.len()).collect();
                 // Nobody waits for the answer any more: the change stands all the same.
-                let _ = job.answer.send(answer);
+                let _ = job.answer.send(own);
             }
         }
     }
 
-    /// One transaction for all: the answers, or the reason why nothing at all was stored.
-    fn commit(&self, group: &[Job]) -> Result<Vec<Answer>, StoreError> {
-        let failed = |source| classify(source, "commit", &self.path);
-        let transaction =
-            rusqlite::Transaction::new_unchecked(&self.connection, rusqlite::TransactionBehavior::Immediate)
-                .map_err(failed)?;
-        let mut answers = Vec::with_capacity(group.len());
-        let command = |sql| -> rusqlite::Result<()> {
-            self.connection.prepare_cached(sql)?.execute([])?;
-            Ok(())
-        };
-        if let [alone] = group {
-            // If it fails, so does the transaction: there is nothing else in it.
-            answers.push(Ok(self.run_job(alone)?));
-            transaction.commit().map_err(failed)?;
-            return Ok(answers);
+    /// One transaction for all, where each gets the answer that it would have got alone; or the reason why nothing at all
+    /// was stored.
+    fn commit(&self, group: &[&Transaction]) -> Result<Vec<Answer>, StoreError> {
+        match self.commit_all(group) {
+            Err(_) if group.len() > 1 => self.commit_each(group),
+            done => done,
         }
-        for job in group {
-            command("SAVEPOINT job").map_err(failed)?;
-            let answer = self.run_job(job);
+    }
+
+    /// One transaction in which nothing may fail: as nearly always. A savepoint for each would have SQLite keep a copy of
+    /// every page that it changes.
+    fn commit_all(&self, group: &[&Transaction]) -> Result<Vec<Answer>, StoreError> {
+        let transaction = self.begin()?;
+        let answers = group.iter().map(|one| self.run_one(one).map(Ok)).collect::<Result<_, _>>()?;
+        transaction.commit().map_err(|source| self.failed(source))?;
+        Ok(answers)
+    }
+
+    /// One transaction in which what fails is undone by itself.
+    fn commit_each(&self, group: &[&Transaction]) -> Result<Vec<Answer>, StoreError> {
+        let transaction = self.begin()?;
+        let command = |sql| -> Result<(), StoreError> {
+            let run = |sql| self.connection.prepare_cached(sql)?.execute([]);
+            run(sql).map(drop).map_err(|source| self.failed(source))
+        };
+        let mut answers = Vec::with_capacity(group.len());
+        for one in group {
+            command("SAVEPOINT one")?;
+            let answer = self.run_one(one);
             if let Err(error) = answer {
                 if self.connection.is_autocommit() {
                     // The engine has undone the whole transaction.
                     return Err(error);
                 }
-                command("ROLLBACK TO job").map_err(failed)?;
+                command("ROLLBACK TO one")?;
                 answers.push(Err(error));
             } else {
                 answers.push(answer);
             }
-            command("RELEASE job").map_err(failed)?;
+            command("RELEASE one")?;
         }
-        transaction.commit().map_err(failed)?;
+        transaction.commit().map_err(|source| self.failed(source))?;
         Ok(answers)
     }
 
-    fn run_job(&self, job: &Job) -> Answer {
-        let mut outcomes = Vec::with_capacity(job.statements.len());
-        for statement in &job.statements {
+    fn begin(&self) -> Result<rusqlite::Transaction<'_>, StoreError> {
+        let immediate = rusqlite::TransactionBehavior::Immediate;
+        rusqlite::Transaction::new_unchecked(&self.connection, immediate)
+            .map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: rusqlite::Error) -> StoreError {
+        classify(source, "commit", &self.path)
+    }
+
+    fn run_one(&self, statements: &Transaction) -> Answer {
+        let mut outcomes = Vec::with_capacity(statements.len());
+        for statement in statements {
             let outcome = execute(&self.connection, statement.sql(), statement.runs())
                 .map_err(|source| classify(source, statement.sql(), &self.path))?;
             statement.check(outcome.changed)?;
@@ -303,12 +380,32 @@ pub(super) fn apply_alone(
 }
 
 fn single(mut answers: Vec<Answer>) -> Answer {
-    // `commit` gives one answer for each job.
+    // There is one answer for each transaction.
     answers.pop().unwrap_or_else(|| Ok(Vec::new()))
 }
 
-fn weight(job: &Job) -> usize {
-    job.statements.iter().map(Statement::weight).sum()
+fn weight<'a>(transactions: impl IntoIterator<Item = &'a Transaction>) -> usize {
+    transactions.into_iter().flatten().map(Statement::weight).sum()
+}
+
+/// In slices that are small enough for a commit, in order.
+fn in_commits(transactions: Vec<Transaction>) -> Vec<Vec<Transaction>> {
+    let mut slices: Vec<Vec<Transaction>> = Vec::new();
+    let mut bytes = GROUP_BYTES;
+    for transaction in transactions {
+        let more = weight([&transaction]);
+        match slices.last_mut() {
+            Some(slice) if bytes + more <= GROUP_BYTES && slice.len() < GROUP_TRANSACTIONS => {
+                slice.push(transaction);
+                bytes += more;
+            }
+            _ => {
+                slices.push(vec![transaction]);
+                bytes = more;
+            }
+        }
+    }
+    slices
 }
 
 fn execute<'a>(

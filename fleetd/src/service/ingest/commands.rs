@@ -39,6 +39,8 @@ pub(super) struct Touched {
     commands: BTreeMap<CommandId, Option<Command>>,
     /// What to write.
     pub(super) statements: Vec<Statement>,
+    /// Something was written.
+    pub(super) folded: bool,
     /// A command has moved, or a birth has come: the dispatcher and the results worker should look.
     pub(super) moved: bool,
     /// What is desired of the device, once a completed command has changed it.

@@ -12,8 +12,8 @@ use crate::{
     },
     store::{
         Statement,
-        device_state::{self},
-        heartbeats,
+        device_state::{self, Heard},
+        heartbeats::Insert,
         records::{self, Committed},
         reports,
     },
@@ -23,6 +23,7 @@ use crate::{
 pub(super) struct Draft {
     /// When the batch is taken, ms since 1970.
     pub(super) now: i64,
+    insert: Insert,
     pub(super) statements: Vec<Statement>,
     pub(super) replies: Vec<Reply>,
     /// An acknowledgement is due.
@@ -37,7 +38,7 @@ pub(super) struct Draft {
     pub(super) touched: super::commands::Touched,
     /// Heartbeats that are not among the statements yet.
     heartbeats: Vec<Sample>,
-    /// The newest sign of life that is not among the statements yet, by the time at which it was taken.
+    /// The newest sign of life among them, by the time at which it was taken.
     alive: Option<i64>,
     /// Poison was stored.
     poisoned: bool,
@@ -48,9 +49,10 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn new(now: i64) -> Self {
+    pub(super) fn new(now: i64, insert: Insert) -> Self {
         Self {
             now,
+            insert,
             statements: Vec::new(),
             replies: Vec::new(),
             acknowledge: false,
@@ -134,13 +136,11 @@ impl Draft {
     /// Writes the heartbeats gathered so far: all into the table, of all that they say of the device the newest.
     fn heard(&mut self, loaded: &Loaded) {
         let samples = std::mem::take(&mut self.heartbeats);
-        self.statements.extend(heartbeats::insert(&loaded.key, &samples));
-        if let Some(at) = self.alive.take() {
-            self.statements.push(device_state::put_alive(&loaded.key, at, self.now));
-        }
+        let heard = self.alive.take().map_or(Heard::Spooled, Heard::Connected);
         // Of two that were taken at the same time the later one counts.
         if let Some(latest) = samples.iter().max_by_key(|sample| sample.at) {
-            self.statements.push(device_state::put_latest(&loaded.key, latest));
+            self.statements.extend(self.insert.rows(&loaded.key, &samples));
+            self.statements.push(device_state::put_heard(&loaded.key, latest, heard, self.insert.day()));
         }
     }
 

@@ -30,11 +30,16 @@ fn sample(cpu_percent: f64, now_ms: i64) -> Sample {
     Sample::from_http(json, now_ms).unwrap()
 }
 
+fn heard(key: &DeviceKey, sample: &Sample, heard: Heard) -> Statement {
+    put_heard(key, sample, heard, Day::of(sample.received_at))
+}
+
 #[tokio::test]
 async fn an_older_heartbeat_does_not_replace_a_newer_one() {
     let (_folder, store, key) = bench().await;
     let older = Sample { at: NOW - 60_000, ..sample(1.0, NOW + 1000) };
-    store.apply(vec![put_latest(&key, &sample(2.0, NOW)), put_latest(&key, &older)]).await.unwrap();
+    let newer = heard(&key, &sample(2.0, NOW), Heard::Spooled);
+    store.apply(vec![make(&key), newer, heard(&key, &older, Heard::Spooled)]).await.unwrap();
     assert_eq!(get(&store, "d").await.unwrap().cpu_percent, Some(2.0));
 }
 
@@ -43,12 +48,10 @@ async fn a_server_clock_that_was_years_ahead_does_not_freeze_what_is_shown() {
     let (_folder, store, key) = bench().await;
     let later = NOW + 4 * YEAR;
     let will = Statement::new("UPDATE device_state SET will_at = ?1", values![later]);
-    store
-        .apply(vec![put_alive(&key, later, later), put_latest(&key, &sample(1.0, later)), will])
-        .await
-        .unwrap();
+    let ahead = heard(&key, &sample(1.0, later), Heard::Connected(later));
+    store.apply(vec![make(&key), ahead, will]).await.unwrap();
     turn_offline(&store, 180_000, later + WILL_GRACE_MS).await.unwrap();
-    store.apply(vec![put_alive(&key, NOW, NOW), put_latest(&key, &sample(77.0, NOW))]).await.unwrap();
+    store.apply_one(heard(&key, &sample(77.0, NOW), Heard::Connected(NOW))).await.unwrap();
     let state = get(&store, "d").await.unwrap();
     assert_eq!((state.cpu_percent, state.last_heartbeat, state.online), (Some(77.0), Some(NOW), true));
     assert!(turn_offline(&store, 180_000, NOW + WILL_GRACE_MS).await.unwrap().is_empty());
