@@ -31,7 +31,7 @@ const GATHER_MOST: Duration = Duration::from_secs(5);
 /// After a look this many times as long as it took: views may take a small part of the machine, and lag for that.
 const REST: u32 = 9;
 /// Devices that are read together.
-const AT_ONCE: usize = 50;
+const AT_ONCE: usize = 64;
 /// Changes are looked for a little further back than the last look, since clocks and commits are not one.
 const OVERLAP_MS: i64 = 5_000;
 

@@ -278,7 +278,7 @@ pub async fn open_of(store: &Store, device: &DeviceRowId) -> Result<Vec<Command>
     let condition =
         format!("c.device_id = ?1 AND c.status IN {OPEN} ORDER BY c.priority, c.created_at, c.id");
     let sql = format!("SELECT {COLUMNS} {FROM} WHERE {condition}");
-    Ok(readable(&store.query(sql, values![device.as_str()]).await?, read))
+    Ok(readable(&store.lookup(sql, values![device.as_str()]).await?, read))
 }
 
 /// The commands to which a person gave this name; of one device, or of all.
@@ -328,7 +328,7 @@ pub async fn by_request(
 /// [`StoreError`].
 pub async fn open_in_all(store: &Store, org: &OrgId) -> Result<i64, StoreError> {
     let sql = format!("SELECT count(*) AS open FROM commands WHERE org_id = ?1 AND status IN {OPEN}");
-    store.query_one(sql, values![org.as_str()]).await?.map_or(Ok(0), |row| row.int("open"))
+    store.lookup_one(sql, values![org.as_str()]).await?.map_or(Ok(0), |row| row.int("open"))
 }
 
 /// How many commands of each device of an organisation have not ended; devices without any are left out.

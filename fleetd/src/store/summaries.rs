@@ -2,7 +2,7 @@
 
 use super::device_state::{DeviceState, STATE_COLUMNS};
 use super::targets::LOCK_OF_DEVICE;
-use super::views::placeholders;
+use super::views::{list, list_size, placeholders};
 use super::{Row, Store, StoreError, Value, parse_column};
 use crate::domain::device::{DeviceRowId, DeviceStatus};
 use crate::domain::org::OrgId;
@@ -196,12 +196,12 @@ pub async fn one(
 /// # Errors
 /// [`StoreError`].
 pub async fn several(store: &Store, rows: &[String], now_ms: i64) -> Result<Vec<DeviceSummary>, StoreError> {
-    let (from, wanted) = (from_with_lock(1), placeholders(2, rows.len()));
+    let (from, wanted) = (from_with_lock(1), placeholders(2, list_size(rows.len())));
     let sql = format!(
         "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS}, {MORE} {from} \
          WHERE d.id IN ({wanted}) AND d.decommissioned_at IS NULL"
     );
-    let params = std::iter::once(now_ms.into()).chain(rows.iter().map(Value::from)).collect();
+    let params = std::iter::once(now_ms.into()).chain(list(rows)).collect();
     store.query(sql, params).await?.iter().map(read).collect()
 }
 

@@ -34,9 +34,9 @@ pub async fn names(store: &Store, device_ids: &[String]) -> Result<Vec<(String, 
     let sql = format!(
         "SELECT d.id, d.org_id, o.slug, d.device_id FROM devices d JOIN organizations o ON o.id = d.org_id \
          WHERE d.id IN ({})",
-        placeholders(1, device_ids.len())
+        placeholders(1, list_size(device_ids.len()))
     );
-    let rows = store.query(sql, device_ids.iter().map(Value::from).collect()).await?;
+    let rows = store.query(sql, list(device_ids).collect()).await?;
     let read = |row: &Row| {
         let names = Names {
             org_id: row.text("org_id")?,
@@ -51,4 +51,16 @@ pub async fn names(store: &Store, device_ids: &[String]) -> Result<Vec<(String, 
 /// So many parameters in a list, from `?{first}` on.
 pub(super) fn placeholders(first: usize, count: usize) -> String {
     (first..first + count).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Lists come in few sizes, so that the text of a statement is one that the database has already read.
+pub(super) fn list_size(wanted: usize) -> usize {
+    wanted.next_power_of_two()
+}
+
+/// The parameters of a list of [`list_size`]: what is wanted, the last of it as often as it takes.
+pub(super) fn list(wanted: &[String]) -> impl Iterator<Item = Value> {
+    let last = wanted.last().map_or(Value::Null, Value::from);
+    let more = list_size(wanted.len()) - wanted.len();
+    wanted.iter().map(Value::from).chain(std::iter::repeat_n(last, more))
 }
