@@ -2,7 +2,7 @@
 
 use super::device_state::{DeviceState, STATE_COLUMNS};
 use super::targets::LOCK_OF_DEVICE;
-use super::views::{list, list_size, placeholders};
+use super::views::{self, list_size, placeholders};
 use super::{Row, Store, StoreError, Value, parse_column};
 use crate::domain::device::{DeviceRowId, DeviceStatus};
 use crate::domain::org::OrgId;
@@ -201,7 +201,7 @@ pub async fn several(store: &Store, rows: &[String], now_ms: i64) -> Result<Vec<
         "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS}, {MORE} {from} \
          WHERE d.id IN ({wanted}) AND d.decommissioned_at IS NULL"
     );
-    let params = std::iter::once(now_ms.into()).chain(list(rows)).collect();
+    let params = std::iter::once(now_ms.into()).chain(views::list(rows)).collect();
     store.query(sql, params).await?.iter().map(read).collect()
 }
 
