@@ -178,6 +178,11 @@ pub struct StoredHeartbeat {
     pub heartbeat: HeartbeatJson,
 }
 
+/// The columns that [`read`] takes, in its order.
+const LISTED: &str = "uptime_seconds, load_1, load_5, load_15, id, received_at, taken_at, state_id, seq, ts, version, \
+     cpu_percent, mem_percent, disk_free_gb, disk_total_gb, temperature_c, recording_active, mixer_active, active_inputs, \
+     degradation_level, errors";
+
 fn read(row: &Row, day: Day) -> Result<StoredHeartbeat, StoreError> {
     let seconds = row.opt_int("uptime_seconds")?.and_then(|seconds| u64::try_from(seconds).ok());
     let load = (row.opt_real("load_1")?, row.opt_real("load_5")?, row.opt_real("load_15")?);
@@ -333,20 +338,23 @@ pub async fn list(
         let filter = "device_id = ?1 AND org_id = ?2 AND received_at >= ?3 AND received_at < ?4";
         let mut params = values![key.device_id.as_str(), key.org_id.as_str(), since, until];
         let Some((with, table)) = rows_of(*info, chain.way(*info), "0", &mut params) else { continue };
-        let counted = format!("{with} SELECT count(*) AS n FROM {table} WHERE {filter}");
-        let here = store.query_one(counted, params.clone()).await?.map_or(Ok(0), |row| row.int("n"))?;
+        let counted = (format!("{with} SELECT count(*) AS n FROM {table} WHERE {filter}"), params.clone());
+        params.extend(values![wanted, skip]);
+        let (limit, offset) = (params.len() - 1, params.len());
+        let sql = format!(
+            "{with} SELECT {LISTED} FROM {table} WHERE {filter} ORDER BY received_at DESC, id DESC \
+             LIMIT ?{limit} OFFSET ?{offset}"
+        );
+        let rows = if wanted > 0 { store.query(sql, params).await? } else { Vec::new() };
+        let found = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        // What was not cut short is known without counting.
+        let here = match (1..wanted).contains(&found) || (found == 0 && skip == 0 && wanted > 0) {
+            true => skip + found,
+            false => store.query_one(counted.0, counted.1).await?.map_or(Ok(0), |row| row.int("n"))?,
+        };
         total += here;
-        if wanted > 0 && skip < here {
-            params.extend(values![wanted, skip]);
-            let (limit, offset) = (params.len() - 1, params.len());
-            let sql = format!(
-                "{with} SELECT * FROM {table} WHERE {filter} ORDER BY received_at DESC, id DESC \
-                 LIMIT ?{limit} OFFSET ?{offset}"
-            );
-            let rows = store.query(sql, params).await?;
-            wanted -= i64::try_from(rows.len()).unwrap_or(i64::MAX);
-            items.extend(rows.iter().map(|row| read(row, info.day)).collect::<Result<Vec<_>, _>>()?);
-        }
+        wanted -= found;
+        items.extend(rows.iter().map(|row| read(row, info.day)).collect::<Result<Vec<_>, _>>()?);
         skip = (skip - here).max(0);
     }
     Ok((items, u64::try_from(total).unwrap_or(0)))

@@ -107,9 +107,13 @@ fn read(row: &Row) -> Result<Untold, StoreError> {
     })
 }
 
-/// Marks a step as told.
+/// Marks steps as told.
 #[must_use]
-pub fn mark(command: &str, revision: i64) -> Statement {
+pub fn told(steps: &[Untold]) -> Vec<Statement> {
+    steps.iter().map(|step| mark(step.command.as_str(), step.revision)).collect()
+}
+
+fn mark(command: &str, revision: i64) -> Statement {
     let sql = "UPDATE command_history SET told = 1 WHERE command_id = ?1 AND revision = ?2";
     Statement::new(sql, values![command, revision])
 }

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, types::ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig, types::ValueRef};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
@@ -238,6 +238,9 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
         connection.pragma_update(None, "foreign_keys", true)?;
+        // A plan does not depend on the values: otherwise every statement that could use an index of some rows only is
+        // prepared anew for each of them.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         Ok(connection)
     };
     open().map_err(|source| classify_open(source, path))
