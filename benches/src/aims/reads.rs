@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use fleetd::store::heartbeats::{Day, make_day, seal};
+use fleetd::store::heartbeats::{Day, make_day};
 use protocol::message::rfc3339;
 use rusqlite::{Connection, Transaction, params};
 use serde_json::Value;
@@ -94,8 +94,7 @@ fn measure(context: &Context) -> Result<Section> {
             "The database has {} devices and {} heartbeats over {DAYS} days, written into it in {:.0} s before the server started: in the last 24 hours one a minute for \
              each of {DENSE} devices spread over the list and one every {SPARSE_MINUTES} minutes for every other, before that one every {OLD_MINUTES} minutes for all; \
              in order of time, so that two heartbeats of one device never lie on the same page of the file, as in a full table (of 200 million rows, \
-             which no run of minutes can write). Days that are over have their index, made by the server's own statement; in the day that lasts each heartbeat names the one before it of its device, as the server writes them. Of the last 24 hours {today} minutes lie \
-             in the day that is not over. {SENDING} devices send {PER_SECOND} heartbeats a second meanwhile ({acknowledged:.0} a second were acknowledged). {times} requests of \
+             which no run of minutes can write). Each heartbeat names the one before it of its device and day, as the server writes them. Of the last 24 hours {today} minutes lie in the day that is not over. {SENDING} devices send {PER_SECOND} heartbeats a second meanwhile ({acknowledged:.0} a second were acknowledged). {times} requests of \
              each kind, one after the other on one HTTP connection, as an administrator; the last 24 hours are 1,440 heartbeats in one answer.",
             thousands(devices.len() as f64),
             thousands(rows as f64),
@@ -143,8 +142,12 @@ fn fill(fleet: &Fleet, devices: &[Device], now: i64) -> Result<u64> {
         rows += new;
         last = newest;
         if back > 0 {
-            for statement in seal(day) {
-                run_statement(&transaction, &statement)?;
+            let mut head = transaction
+                .prepare("INSERT INTO heartbeat_heads (day, device_id, last_row) VALUES (?1, ?2, ?3)")?;
+            for (device, last) in devices.iter().zip(&last) {
+                if let Some(last) = last {
+                    head.execute(params![day_number(day)?, device.row, last])?;
+                }
             }
         }
         transaction.commit()?;

@@ -90,6 +90,8 @@ struct Loaded {
     revision: i64,
     target_version: Option<String>,
     time_told_at: i64,
+    /// The day to which its last heartbeats were added since it was loaded.
+    heard_on: Option<Day>,
 }
 
 /// What is to become of one device's part of a batch, before its commit.
@@ -170,7 +172,9 @@ pub async fn http_heartbeat(
     let mut statements = heartbeats::make_day(day).to_vec();
     statements.push(device_state::make(key));
     statements.push(device_state::put_http(key, ip_address));
-    statements.extend(Insert::into_day(day).rows(key, std::slice::from_ref(&sample)));
+    let insert = Insert::into_day(day);
+    statements.push(insert.keep_head(key));
+    statements.extend(insert.rows(key, std::slice::from_ref(&sample)));
     statements.push(device_state::put_heard(key, &sample, Heard::Http, day));
     app.store.apply(statements).await?;
     app.metrics.add("fleet_heartbeats_http_total", 1);
@@ -341,6 +345,7 @@ impl Ingest {
             revision: 0,
             target_version: known.target_version,
             time_told_at: 0,
+            heard_on: None,
         };
         if let Some((birth, at)) = known.born {
             let committed = records::committed(&self.store, &loaded.key, birth.state_id).await?;

@@ -187,10 +187,7 @@ macro_rules! put_heard {
             newest!("heartbeat_at", "?3"),
             "heartbeat_row = ",
             last_row!(),
-            ", heartbeat_day = ?16, day_before = CASE heartbeat_day WHEN ?16 THEN day_before ELSE heartbeat_day END, \
-             row_before = CASE heartbeat_day WHEN ?16 THEN row_before ELSE heartbeat_row END, \
-             chain_broken_to = CASE WHEN heartbeat_day > ?16 AND heartbeat_day > coalesce(chain_broken_to, 0) \
-             THEN heartbeat_day ELSE chain_broken_to END WHERE device_id = ?1"
+            ", heartbeat_day = ?16 WHERE device_id = ?1"
         )
     };
 }

@@ -1,9 +1,9 @@
 //! Raw heartbeats: one table for each day of arrival (UTC).
 //!
-//! A table is only appended to while its day lasts, gets an index by device when the day is over (sealed), and is
-//! dropped whole when its retention is. Nothing is ever deleted row by row. Until there is an index each row names the
-//! row before it of the same device, and `device_state` the last one: a device's rows are found without looking at
-//! others', and a heartbeat still costs no page of an index.
+//! A table is only appended to, and is dropped whole when its retention is over. Nothing is ever deleted row by row. Each
+//! row names the row before it of the same device; the last one is named by `device_state` for the device's newest day, by
+//! `heartbeat_heads` for the days before. So a device's rows are found without looking at others', and neither a heartbeat
+//! nor the end of a day costs a page of an index.
 
 use std::collections::BTreeMap;
 
@@ -100,8 +100,8 @@ impl Insert {
              uptime_seconds, cpu_percent, mem_percent, disk_free_gb, disk_total_gb, temperature_c, load_1, load_5, \
              load_15, recording_active, mixer_active, active_inputs, degradation_level, live, errors, before) VALUES (?1, \
              ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, \
-             CASE ?25 WHEN 1 THEN (SELECT CASE heartbeat_day WHEN {number} THEN heartbeat_row END FROM device_state \
-             WHERE device_id = ?1) ELSE {last} END)"
+             CASE ?25 WHEN 1 THEN {head} ELSE {last} END)",
+            head = head_sql("?1", &number.to_string()),
         );
         Self { day, sql: sql.into() }
     }
@@ -112,14 +112,32 @@ impl Insert {
         self.day
     }
 
-    /// Adds heartbeats of one device that arrived on this day. `device_state::put_heard` for the last of them must follow
-    /// at once: it names the row that was added last.
+    /// Adds heartbeats of one device that arrived on this day. `device_state::put_heard` must follow at once: it names the
+    /// row that was added last. Before the first of a day goes [`keep_head`](Self::keep_head).
     #[must_use]
     pub fn rows(&self, key: &DeviceKey, samples: &[Sample]) -> Option<Statement> {
         let (first, others) = samples.split_first()?;
         let insert = Statement::new(self.sql.clone(), columns(key, first, true));
         Some(others.iter().fold(insert, |insert, sample| insert.and(columns(key, sample, false))))
     }
+
+    /// Notes where the chain of the device's newest day ends, if that is another than this.
+    #[must_use]
+    pub fn keep_head(&self, key: &DeviceKey) -> Statement {
+        const SQL: &str = "INSERT INTO heartbeat_heads (day, device_id, last_row) \
+                           SELECT heartbeat_day, device_id, heartbeat_row FROM device_state \
+                           WHERE device_id = ?1 AND heartbeat_day <> ?2 \
+                           ON CONFLICT (day, device_id) DO UPDATE SET last_row = excluded.last_row";
+        Statement::new(SQL, values![key.device_id.as_str(), self.day.number()])
+    }
+}
+
+/// SQL for the last row of a device's chain on a day, NULL if there is none.
+fn head_sql(device: &str, day: &str) -> String {
+    format!(
+        "coalesce((SELECT CASE heartbeat_day WHEN {day} THEN heartbeat_row END FROM device_state \
+         WHERE device_id = {device}), (SELECT last_row FROM heartbeat_heads WHERE day = {day} AND device_id = {device}))"
+    )
 }
 
 fn columns(key: &DeviceKey, sample: &Sample, is_first: bool) -> Vec<Value> {
@@ -223,8 +241,8 @@ fn read(row: &Row, day: Day) -> Result<StoredHeartbeat, StoreError> {
 pub struct DayInfo {
     /// Which day.
     pub day: Day,
-    /// Whether it has its index and grows no more.
-    pub sealed: bool,
+    /// Whether its rows are chained; else it is from before they were.
+    pub chained: bool,
     /// Rows up to this one are in the roll-ups.
     pub aggregated_id: i64,
 }
@@ -235,84 +253,43 @@ pub struct DayInfo {
 /// [`StoreError`].
 pub async fn days(store: &Store) -> Result<Vec<DayInfo>, StoreError> {
     let rows =
-        store.query("SELECT day, sealed, aggregated_id FROM heartbeat_days ORDER BY day", vec![]).await?;
+        store.query("SELECT day, chained, aggregated_id FROM heartbeat_days ORDER BY day", vec![]).await?;
     let read = |row: &Row| {
-        Ok(Day::from_number(row.int("day")?).map(|day| (day, row.bool("sealed"), row.int("aggregated_id"))))
+        Ok(Day::from_number(row.int("day")?).map(|day| (day, row.bool("chained"), row.int("aggregated_id"))))
     };
     let mut days = Vec::with_capacity(rows.len());
     for row in &rows {
-        if let Some((day, sealed, aggregated_id)) = read(row)? {
-            days.push(DayInfo { day, sealed: sealed?, aggregated_id: aggregated_id? });
+        if let Some((day, chained, aggregated_id)) = read(row)? {
+            days.push(DayInfo { day, chained: chained?, aggregated_id: aggregated_id? });
         }
     }
     Ok(days)
 }
 
-/// Where a device's last rows lie, for the days without an index.
-#[derive(Clone, Copy, Debug, Default)]
-struct Chain {
-    newest: Option<(i64, i64)>,
-    before: Option<(i64, i64)>,
-    broken_to: i64,
-}
-
-/// Where the rows of a device are to be looked for in a day's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// There are none.
-    Nowhere,
-    /// Along the chain that ends in this row.
-    Chain(i64),
-    /// In the whole table: by its index, or row by row if it has none.
-    Table,
-}
-
-impl Chain {
-    async fn of(store: &Store, key: &DeviceKey) -> Result<Self, StoreError> {
-        const SQL: &str = "SELECT heartbeat_day, heartbeat_row, day_before, row_before, chain_broken_to FROM device_state \
-                           WHERE device_id = ?1";
-        let Some(row) = store.query_one(SQL, values![key.device_id.as_str()]).await? else {
-            return Ok(Self::default());
-        };
-        Ok(Self {
-            newest: row.opt_int("heartbeat_day")?.zip(row.opt_int("heartbeat_row")?),
-            before: row.opt_int("day_before")?.zip(row.opt_int("row_before")?),
-            broken_to: row.opt_int("chain_broken_to")?.unwrap_or(0),
-        })
-    }
-
-    fn way(self, info: DayInfo) -> Way {
-        let day = info.day.number();
-        if info.sealed || day <= self.broken_to {
-            return Way::Table;
-        }
-        match (self.newest, self.before) {
-            (Some((newest, row)), _) if newest == day => Way::Chain(row),
-            (Some((newest, _)), _) if newest < day => Way::Nowhere,
-            (_, Some((before, row))) if before == day => Way::Chain(row),
-            // Two other days have come since: whether it was heard on this one is not known here.
-            (_, Some((before, _))) if before > day => Way::Table,
-            _ => Way::Nowhere,
-        }
-    }
-}
-
-/// SQL for a device's rows past the row `after` (SQL) of a day: what comes before the SELECT, and the table, which may
-/// hold others' rows as well. What it needs is added to the parameters.
-fn rows_of(info: DayInfo, way: Way, after: &str, params: &mut Vec<Value>) -> Option<(String, String)> {
+/// SQL for a device's rows past the row `after` (SQL) of a day: what comes before the SELECT, and where to select from,
+/// which may hold others' rows as well. What it needs is added to the parameters. `None`: there are none.
+async fn rows_of(
+    store: &Store,
+    key: &DeviceKey,
+    info: DayInfo,
+    after: &str,
+    params: &mut Vec<Value>,
+) -> Result<Option<(String, String)>, StoreError> {
     let table = info.day.table();
-    let row = match way {
-        Way::Nowhere => return None,
-        Way::Table => return Some((String::new(), table)),
-        Way::Chain(row) => row,
-    };
-    params.push(row.into());
+    if !info.chained {
+        return Ok(Some((String::new(), table)));
+    }
+    let head = format!("SELECT {} AS head", head_sql("?1", "?2"));
+    let found = store.lookup_one(head, values![key.device_id.as_str(), info.day.number()]).await?;
+    let Some(head) = found.map_or(Ok(None), |row| row.opt_int("head"))? else { return Ok(None) };
+    params.push(head.into());
     let last = params.len();
+    // Only numbers go from step to step; the rows themselves are looked up once more, on pages that are at hand then.
     let with = format!(
-        "WITH RECURSIVE own AS (SELECT * FROM {table} WHERE id = ?{last} AND id > {after} \
-         UNION ALL SELECT h.* FROM own o JOIN {table} h ON h.id = o.before AND h.id > {after})"
+        "WITH RECURSIVE own (id, before) AS (SELECT id, before FROM {table} WHERE id = ?{last} AND id > {after} \
+         UNION ALL SELECT h.id, h.before FROM own o JOIN {table} h ON h.id = o.before AND h.id > {after})"
     );
-    Some((with, "own".to_owned()))
+    Ok(Some((with, format!("own JOIN {table} USING (id)"))))
 }
 
 /// One page of a device's heartbeats that arrived in `since ≤ received_at < until` (ms), newest first, and how many
@@ -333,11 +310,10 @@ pub async fn list(
     let mut total = 0;
     let mut items = Vec::new();
     let (first, last) = (Day::of(since), Day::of(until));
-    let chain = Chain::of(store, key).await?;
     for info in days(store).await?.iter().rev().filter(|info| (first..=last).contains(&info.day)) {
         let filter = "device_id = ?1 AND org_id = ?2 AND received_at >= ?3 AND received_at < ?4";
         let mut params = values![key.device_id.as_str(), key.org_id.as_str(), since, until];
-        let Some((with, table)) = rows_of(*info, chain.way(*info), "0", &mut params) else { continue };
+        let Some((with, table)) = rows_of(store, key, *info, "0", &mut params).await? else { continue };
         let counted = (format!("{with} SELECT count(*) AS n FROM {table} WHERE {filter}"), params.clone());
         params.extend(values![wanted, skip]);
         let (limit, offset) = (params.len() - 1, params.len());
@@ -406,13 +382,12 @@ pub async fn by_period(
         ));
     }
     let mut periods: BTreeMap<i64, Rollup> = BTreeMap::new();
-    let chain = Chain::of(store, key).await?;
     // Nothing is taken after it arrived, so that earlier days hold nothing of the span; later ones may.
     for info in days(store).await?.iter().filter(|info| info.day >= Day::of(from)) {
         let after = if only_new { info.aggregated_id } else { 0 };
         let mut params =
             values![key.device_id.as_str(), key.org_id.as_str(), from, to, step_ms.max(1), after];
-        let Some((with, table)) = rows_of(*info, chain.way(*info), "?6", &mut params) else { continue };
+        let Some((with, table)) = rows_of(store, key, *info, "?6", &mut params).await? else { continue };
         let sql = format!(
             "{with} SELECT {sums} FROM {table} WHERE device_id = ?1 AND org_id = ?2 AND taken_at >= ?3 AND taken_at < ?4 \
              AND id > ?6 GROUP BY {period}"
@@ -450,21 +425,11 @@ pub fn mark_aggregated(info: DayInfo, to_id: i64) -> Statement {
     Statement::new(sql, values![info.day.number(), to_id, info.aggregated_id]).expect_rows(1)
 }
 
-/// Gives a day that is over its index.
-#[must_use]
-pub fn seal(day: Day) -> [Statement; 2] {
-    let table = day.table();
-    let index = format!("CREATE INDEX IF NOT EXISTS {table}_by_device ON {table} (device_id, received_at)");
-    [
-        Statement::new(index, Vec::new()),
-        Statement::new("UPDATE heartbeat_days SET sealed = 1 WHERE day = ?1", values![day.number()]),
-    ]
-}
-
 /// Drops a day whole.
 #[must_use]
-pub fn drop_day(day: Day) -> [Statement; 2] {
+pub fn drop_day(day: Day) -> [Statement; 3] {
     [
+        Statement::new("DELETE FROM heartbeat_heads WHERE day = ?1", values![day.number()]),
         Statement::new(format!("DROP TABLE IF EXISTS {}", day.table()), Vec::<Value>::new()),
         Statement::new("DELETE FROM heartbeat_days WHERE day = ?1", values![day.number()]),
     ]

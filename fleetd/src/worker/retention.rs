@@ -1,5 +1,4 @@
-//! Retention: makes the heartbeat tables of today and tomorrow, seals the days that are over, drops what is past its
-//! time.
+//! Retention: makes the heartbeat tables of today and tomorrow, drops what is past its time.
 
 use std::time::Duration;
 
@@ -16,8 +15,6 @@ use crate::{
 
 /// How often.
 pub const EVERY: Duration = Duration::from_secs(600);
-/// A day is sealed only so long after its end, so that nothing is on its way into it any more.
-const SEAL_AFTER_MS: i64 = 10 * 60 * 1000;
 
 /// One round.
 ///
@@ -31,13 +28,9 @@ pub async fn step(app: &AppState) -> Result<(), StoreError> {
     let before = |days: u32| now.saturating_sub(i64::from(days) * DAY_MS);
     let oldest_kept = Day::of(before(config.heartbeat_retention_days));
     for info in heartbeats::days(store).await? {
-        if info.day < oldest_kept {
-            // Its heartbeats live on in the roll-ups. While somebody else is adding them the table has to stay.
-            if aggregator::aggregate_day(store, info).await? {
-                store.apply(heartbeats::drop_day(info.day).to_vec()).await?;
-            }
-        } else if !info.sealed && info.day.plus(1).starts_at() + SEAL_AFTER_MS <= now {
-            store.apply(heartbeats::seal(info.day).to_vec()).await?;
+        // Its heartbeats live on in the roll-ups. While somebody else is adding them the table has to stay.
+        if info.day < oldest_kept && aggregator::aggregate_day(store, info).await? {
+            store.apply(heartbeats::drop_day(info.day).to_vec()).await?;
         }
     }
     for (table, days) in [

@@ -218,8 +218,9 @@ fn an_older_database_is_brought_up_to_date_and_then_marked() {
         "DROP TABLE command_history; DROP TABLE redundancy_leases; DROP TABLE commands; DROP TABLE show_locks; \
          DROP TABLE device_desired; DROP INDEX devices_by_group; DROP INDEX devices_gone; \
          DROP INDEX devices_in_service; ALTER TABLE device_state DROP COLUMN heartbeat_day; \
-         ALTER TABLE device_state DROP COLUMN heartbeat_row; ALTER TABLE device_state DROP COLUMN day_before; \
-         ALTER TABLE device_state DROP COLUMN row_before; ALTER TABLE device_state DROP COLUMN chain_broken_to; \
+         ALTER TABLE device_state DROP COLUMN heartbeat_row; DROP TABLE heartbeat_heads; \
+         ALTER TABLE heartbeat_days DROP COLUMN chained; \
+         ALTER TABLE heartbeat_days ADD COLUMN sealed BIGINT NOT NULL DEFAULT 0; \
          ALTER TABLE device_state DROP COLUMN connected_at; DELETE FROM refinery_schema_history WHERE version >= 14",
     );
     let made = place.back_up("backup").unwrap();

@@ -68,9 +68,9 @@ impl Draft {
         }
     }
 
-    pub(super) fn birth(&mut self, loaded: &Loaded, ip_address: Option<&str>) {
-        let Some(born) = &loaded.lane.born else { return };
+    pub(super) fn birth(&mut self, loaded: &mut Loaded, ip_address: Option<&str>) {
         self.heard(loaded);
+        let Some(born) = &loaded.lane.born else { return };
         self.statements.push(device_state::put_birth(&loaded.key, &born.birth, ip_address, self.now));
         self.acknowledge = true;
         self.full_ack = true;
@@ -80,11 +80,11 @@ impl Draft {
         }
     }
 
-    pub(super) fn lost(&mut self, loaded: &Loaded) {
+    pub(super) fn lost(&mut self, loaded: &mut Loaded) {
+        self.heard(loaded);
         let Some(born) = &loaded.lane.born else { return };
         let birth = &born.birth;
         let state_id = birth.state_id.to_string();
-        self.heard(loaded);
         self.statements.push(device_state::put_will(&loaded.key, &state_id, birth.connection, self.now));
     }
 
@@ -134,13 +134,17 @@ impl Draft {
     }
 
     /// Writes the heartbeats gathered so far: all into the table, of all that they say of the device the newest.
-    fn heard(&mut self, loaded: &Loaded) {
+    fn heard(&mut self, loaded: &mut Loaded) {
         let samples = std::mem::take(&mut self.heartbeats);
         let heard = self.alive.take().map_or(Heard::Spooled, Heard::Connected);
         // Of two that were taken at the same time the later one counts.
         if let Some(latest) = samples.iter().max_by_key(|sample| sample.at) {
+            let day = self.insert.day();
+            if loaded.heard_on.replace(day) != Some(day) {
+                self.statements.push(self.insert.keep_head(&loaded.key));
+            }
             self.statements.extend(self.insert.rows(&loaded.key, &samples));
-            self.statements.push(device_state::put_heard(&loaded.key, latest, heard, self.insert.day()));
+            self.statements.push(device_state::put_heard(&loaded.key, latest, heard, day));
         }
     }
 
