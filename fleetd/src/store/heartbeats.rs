@@ -266,8 +266,8 @@ pub async fn days(store: &Store) -> Result<Vec<DayInfo>, StoreError> {
     Ok(days)
 }
 
-/// SQL for a device's rows past the row `after` (SQL) of a day: what comes before the SELECT, and where to select from,
-/// which may hold others' rows as well. What it needs is added to the parameters. `None`: there are none.
+/// SQL for a device's rows past the row `after` (SQL) of a day: what comes before the SELECT, and what stands between FROM
+/// and the other conditions, which must name the device: others' rows may be among them. What it needs is added to the parameters. `None`: there are none.
 async fn rows_of(
     store: &Store,
     key: &DeviceKey,
@@ -277,19 +277,19 @@ async fn rows_of(
 ) -> Result<Option<(String, String)>, StoreError> {
     let table = info.day.table();
     if !info.chained {
-        return Ok(Some((String::new(), table)));
+        return Ok(Some((String::new(), format!("{table} WHERE"))));
     }
     let head = format!("SELECT {} AS head", head_sql("?1", "?2"));
     let found = store.lookup_one(head, values![key.device_id.as_str(), info.day.number()]).await?;
     let Some(head) = found.map_or(Ok(None), |row| row.opt_int("head"))? else { return Ok(None) };
     params.push(head.into());
     let last = params.len();
-    // Only numbers go from step to step; the rows themselves are looked up once more, on pages that are at hand then.
+    // Only numbers go from step to step; the rows are looked up after that, in the order in which they lie.
     let with = format!(
         "WITH RECURSIVE own (id, before) AS (SELECT id, before FROM {table} WHERE id = ?{last} AND id > {after} \
          UNION ALL SELECT h.id, h.before FROM own o JOIN {table} h ON h.id = o.before AND h.id > {after})"
     );
-    Ok(Some((with, format!("own JOIN {table} USING (id)"))))
+    Ok(Some((with, format!("{table} WHERE id IN (SELECT id FROM own) AND"))))
 }
 
 /// One page of a device's heartbeats that arrived in `since ≤ received_at < until` (ms), newest first, and how many
@@ -313,12 +313,12 @@ pub async fn list(
     for info in days(store).await?.iter().rev().filter(|info| (first..=last).contains(&info.day)) {
         let filter = "device_id = ?1 AND org_id = ?2 AND received_at >= ?3 AND received_at < ?4";
         let mut params = values![key.device_id.as_str(), key.org_id.as_str(), since, until];
-        let Some((with, table)) = rows_of(store, key, *info, "0", &mut params).await? else { continue };
-        let counted = (format!("{with} SELECT count(*) AS n FROM {table} WHERE {filter}"), params.clone());
+        let Some((with, from)) = rows_of(store, key, *info, "0", &mut params).await? else { continue };
+        let counted = (format!("{with} SELECT count(*) AS n FROM {from} {filter}"), params.clone());
         params.extend(values![wanted, skip]);
         let (limit, offset) = (params.len() - 1, params.len());
         let sql = format!(
-            "{with} SELECT {LISTED} FROM {table} WHERE {filter} ORDER BY received_at DESC, id DESC \
+            "{with} SELECT {LISTED} FROM {from} {filter} ORDER BY received_at DESC, id DESC \
              LIMIT ?{limit} OFFSET ?{offset}"
         );
         let rows = if wanted > 0 { store.query(sql, params).await? } else { Vec::new() };
@@ -387,9 +387,9 @@ pub async fn by_period(
         let after = if only_new { info.aggregated_id } else { 0 };
         let mut params =
             values![key.device_id.as_str(), key.org_id.as_str(), from, to, step_ms.max(1), after];
-        let Some((with, table)) = rows_of(store, key, *info, "?6", &mut params).await? else { continue };
+        let Some((with, from)) = rows_of(store, key, *info, "?6", &mut params).await? else { continue };
         let sql = format!(
-            "{with} SELECT {sums} FROM {table} WHERE device_id = ?1 AND org_id = ?2 AND taken_at >= ?3 AND taken_at < ?4 \
+            "{with} SELECT {sums} FROM {from} device_id = ?1 AND org_id = ?2 AND taken_at >= ?3 AND taken_at < ?4 \
              AND id > ?6 GROUP BY {period}"
         );
         for row in store.query(sql, params).await? {
