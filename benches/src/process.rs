@@ -93,14 +93,7 @@ impl Process {
 
     /// Processor time that it has used so far, in user and kernel mode together. Granular to a clock tick (10 ms).
     pub(crate) fn cpu(&self) -> Outcome<Duration> {
-        let path = format!("/proc/{}/stat", self.id());
-        let text = read_to_string(&path).tell(format!("read {path}"))?;
-        // The name, in parentheses, may hold blanks; what follows may not.
-        let (_, rest) = text.rsplit_once(')').tell(format!("understand {path}"))?;
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-        let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
-        Ok(Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64))
+        cpu_of(&self.id().to_string())
     }
 
     /// The end of what it has said.
@@ -109,6 +102,18 @@ impl Process {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
+}
+
+/// Processor time of a process (`self`: of this one) so far, in user and kernel mode together.
+pub(crate) fn cpu_of(process: &str) -> Outcome<Duration> {
+    let path = format!("/proc/{process}/stat");
+    let text = read_to_string(&path).tell(format!("read {path}"))?;
+    // The name, in parentheses, may hold blanks; what follows may not.
+    let (_, rest) = text.rsplit_once(')').tell(format!("understand {path}"))?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
+    Ok(Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64))
 }
 
 impl Drop for Process {

@@ -10,6 +10,7 @@ use crate::mosquitto::Mosquitto;
 use crate::mqtt::devices::Devices;
 use crate::mqtt::swarm::{Swarm, address};
 use crate::outcome::{Failure, Outcome};
+use crate::process::cpu_of;
 use crate::report::{Section, Verdict, cells};
 use crate::statistics::{median, percentile, spread, thousands};
 
@@ -27,7 +28,7 @@ const AIM: f64 = 0.8;
 pub(crate) fn run(context: &Context) -> Outcome<Section> {
     let seconds = Duration::from_secs(if context.quick { 1 } else { 4 });
     let (mut ours, mut peer, mut by_disk, mut p50, mut p99) = (vec![], vec![], vec![], vec![], vec![]);
-    let mut cpu = vec![];
+    let (mut cpu, mut load_cpu) = (vec![], vec![]);
     let names = credentials("acme", CONNECTIONS);
     for _ in 0..context.repetitions().min(4) {
         let server = Fleetd::start(context, CONNECTIONS)?;
@@ -36,6 +37,7 @@ pub(crate) fn run(context: &Context) -> Outcome<Section> {
         p50.push(percentile(&mut got.times, 50.0).as_secs_f64() * 1e3);
         p99.push(percentile(&mut got.times, 99.0).as_secs_f64() * 1e3);
         cpu.push(got.cpu_each.as_secs_f64() * 1e6);
+        load_cpu.push(got.load_cpu_each.as_secs_f64() * 1e6);
         drop(server);
         let mosquitto = Mosquitto::start(context)?;
         peer.push(pass_through::load(mosquitto.address, &names, false, 1, seconds / 2)?.per_second);
@@ -61,6 +63,11 @@ pub(crate) fn run(context: &Context) -> Outcome<Section> {
                 spread(&cpu),
             ],
             vec![
+                "the load's, for each".to_owned(),
+                format!("{:.0} µs", median(&load_cpu)),
+                spread(&load_cpu),
+            ],
+            vec![
                 "a heartbeat's way to its ack, p50 and p99".to_owned(),
                 milliseconds(&p50),
                 milliseconds(&p99),
@@ -77,8 +84,9 @@ pub(crate) fn run(context: &Context) -> Outcome<Section> {
 
 struct Streamed {
     per_second: f64,
-    /// The server's processor time for a heartbeat.
+    /// Processor time for a heartbeat: the server's, and that of the load.
     cpu_each: Duration,
+    load_cpu_each: Duration,
     times: Vec<Duration>,
 }
 
@@ -102,15 +110,17 @@ fn stream(server: &Fleetd, time: Duration) -> Outcome<Streamed> {
     }
     swarm.run(&mut devices, Instant::now() + time / 4, |_| false)?;
     devices.times = Some(Vec::new());
-    let (begin, before, cpu_before) = (Instant::now(), devices.acknowledged, server.process.cpu()?);
+    let (begin, before) = (Instant::now(), devices.acknowledged);
+    let (cpu_before, load_before) = (server.process.cpu()?, cpu_of("self")?);
     swarm.run(&mut devices, begin + time, |load| load.lost > 0)?;
     let done = (devices.acknowledged - before) as f64;
     let per_second = done / begin.elapsed().as_secs_f64();
     let cpu_each = (server.process.cpu()? - cpu_before).div_f64(done.max(1.0));
+    let load_cpu_each = (cpu_of("self")? - load_before).div_f64(done.max(1.0));
     if devices.lost > 0 {
         return Err(Failure::new(format!("{} connections were lost; {}", devices.lost, devices.why_lost)));
     }
-    Ok(Streamed { per_second, cpu_each, times: devices.times.take().unwrap_or_default() })
+    Ok(Streamed { per_second, cpu_each, load_cpu_each, times: devices.times.take().unwrap_or_default() })
 }
 
 const WHY_NOT: &str = "The disk is not what limits it: one fsync is shared by all that came during the last one. It is the processor: of each heartbeat the \
