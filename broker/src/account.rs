@@ -46,8 +46,12 @@ pub(crate) struct Share {
 
 impl Share {
     /// With `own` bytes that do not count.
-    pub(crate) fn of(account: &Option<Arc<Account>>, own: usize) -> Share {
-        Share { account: account.clone(), own, held: 0 }
+    pub(crate) fn of(account: Option<Arc<Account>>, own: usize) -> Share {
+        Share { account, own, held: 0 }
+    }
+
+    pub(crate) fn account(&self) -> Option<Arc<Account>> {
+        self.account.clone()
     }
 
     /// Holds `bytes` more, if there is room. Messages that wait leave a quarter of the purse to what has to be held: packets that
@@ -105,7 +109,7 @@ mod tests {
     fn what_goes_beyond_each_ones_own_part_comes_out_of_one_purse_and_goes_back_into_it() {
         let account = Some(Account::new(1_000));
         let taken = || account.as_ref().unwrap().taken();
-        let (mut a, mut b) = (Share::of(&account, 100), Share::of(&account, 100));
+        let (mut a, mut b) = (Share::of(account.clone(), 100), Share::of(account.clone(), 100));
         assert!(a.try_hold_waiting(100) && b.try_hold_waiting(100));
         assert_eq!(taken(), 0);
         assert!(a.try_hold_waiting(700));
@@ -124,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_device_holds_what_its_own_limits_let_it() {
-        let mut share = Share::of(&None, 0);
+        let mut share = Share::of(None, 0);
         assert!(share.try_hold_waiting(usize::MAX / 2) && share.try_hold_in_all(usize::MAX));
         share.release(usize::MAX);
     }

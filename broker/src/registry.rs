@@ -416,7 +416,7 @@ impl Table {
         let list = self.clients.get_mut(key).ok_or(OpenError::TakenOver)?;
         let account = counts.then(|| {
             let mut sessions = list.iter().filter_map(|client| client.session.as_ref());
-            let known = sessions.find_map(|session| session.account.clone());
+            let known = sessions.find_map(|session| session.account());
             known.unwrap_or_else(|| Account::new(limit.account_bytes))
         });
         let session = Arc::new(make(account));

@@ -122,7 +122,7 @@ struct Place {
     keep: Duration,
     will: Option<Will>,
     /// For the will, if it should be due.
-    room: Option<Room>,
+    room: Option<Box<Room>>,
     gauge: fn(&Gate) -> &Counter,
     /// Dropped after everything else: it tells the next connection that this one has left.
     kicked: watch::Receiver<Option<Kick>>,
@@ -140,7 +140,7 @@ impl Drop for Place {
             self.will.take(),
         );
         if let Some(will) = due {
-            self.gate.publish_will_now(origin, &will, self.room.take());
+            self.gate.publish_will_now(origin, &will, self.room.take().map(|room| *room));
         }
         (self.gauge)(&self.gate).take(1);
     }
@@ -253,6 +253,15 @@ where
     {
         end = goodbye;
     }
+    // Boxed, so that an idle connection does not pay for the size of its end.
+    Box::pin(leave(gate, live, end)).await;
+}
+
+/// Gives the place back and says goodbye.
+async fn leave<S>(gate: Arc<Gate>, live: Box<Live<S>>, end: End)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let Live { client, mut place, peer, version, maximum_packet_bytes } = *live;
     place.keep = client.session_expiry();
     // A server that stops knows nothing about its clients: they are there, and will be back.
@@ -260,12 +269,12 @@ where
         place.will = None;
     }
     if let Some(will) = &place.will {
-        place.room = Box::pin(gate.room_for(will)).await;
+        place.room = gate.room_for(will).await.map(Box::new);
     }
     count_end(&gate, &end);
     tracing::debug!(client = %place.key, client_id = ?place.client_id, %peer, ?end, "disconnected");
     drop(place);
-    Box::pin(say_goodbye(&gate, client.into_wire(), version, &end, maximum_packet_bytes)).await;
+    say_goodbye(&gate, client.into_wire(), version, &end, maximum_packet_bytes).await;
 }
 
 /// Takes the client's place, and waits until the connection that had it has left. `None`: yet another one came.

@@ -75,11 +75,22 @@ pub(super) struct Client<S> {
     plain: Option<(Box<str>, Route)>,
     /// For the next message, where there was none.
     room: NextRoom,
+    link: Link,
     /// What is being read and written.
     buffers: Share,
     /// Nothing is read before.
     paused_until: Option<Instant>,
     last_heard: Instant,
+}
+
+/// The session's link to the router, which its first SUBSCRIBE needs.
+#[derive(Clone, Copy)]
+enum Link {
+    NotAsked,
+    /// The SUBSCRIBE waits for it.
+    Asked,
+    There,
+    Refused(LinkRefused),
 }
 
 /// Room in the router's logs for what a client publishes next.
@@ -153,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             _ => 0,
         };
         let rate = RateLimiter::new(per_second, now);
-        let buffers = Share::of(&session.account, CONNECTION_BYTES);
+        let buffers = Share::of(session.account(), CONNECTION_BYTES);
         Client {
             gate,
             wire,
@@ -164,6 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             rate,
             plain: None,
             room: NextRoom::NotNeeded,
+            link: Link::NotAsked,
             buffers,
             paused_until: None,
             last_heard: now,
@@ -212,8 +224,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     async fn round(&mut self, mut timer: Pin<&mut Sleep>) -> Result<(), End> {
-        let waits = self.room.is_asked();
-        let more_input = !waits && self.take_packets().await?;
+        if matches!(self.link, Link::Asked) {
+            self.link = match Box::pin(self.session.connect_link(&self.gate)).await {
+                Ok(()) => Link::There,
+                Err(refused) => Link::Refused(refused),
+            };
+        }
+        let more_input = !self.room.is_asked() && self.take_packets()?;
         let more_output = self.put_packets();
         self.flush().await?;
         if more_input || more_output {
@@ -292,7 +309,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// Handles the whole packets that are there; true if it stopped before the last one.
-    async fn take_packets(&mut self) -> Result<bool, End> {
+    fn take_packets(&mut self) -> Result<bool, End> {
         if !self.wire.has_input() && self.session.subscribing() == Subscribing::Done {
             self.paused_until = self.rate.wait_until(Instant::now());
             return Ok(false);
@@ -300,7 +317,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let input = self.wire.take_input();
         let mut used = 0;
         let mut gathered = GATHERED.take();
-        let taken = self.take_packets_of(&input, &mut used, &mut gathered).await;
+        let taken = self.take_packets_of(&input, &mut used, &mut gathered);
         self.wire.put_back(input, used);
         // Before an acknowledgement is written the router has what it is for.
         self.gate.router.publish(&mut gathered)?;
@@ -311,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         taken
     }
 
-    async fn take_packets_of(
+    fn take_packets_of(
         &mut self,
         input: &[u8],
         used: &mut usize,
@@ -341,26 +358,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             let rest = &input[*used..];
             let Some(header) = frame::header(rest, self.gate.limits.packet_bytes)? else { break };
             let Some(body) = rest.get(header.header_len..header.total_len) else { break };
-            match packet::decode(self.terms.version, header, body)? {
-                Packet::Publish(publish) => {
-                    if !self.publish(&publish, now, rest.len(), gathered)? {
+            let packet = packet::decode(self.terms.version, header, body)?;
+            if let Packet::Publish(publish) = &packet {
+                if !self.publish(publish, now, rest.len(), gathered)? {
+                    break;
+                }
+            } else {
+                // What was published before a filter is changed is not for that filter.
+                self.gate.router.publish(gathered)?;
+                if let Packet::Unsubscribe { filters, .. } = &packet {
+                    left = left.saturating_sub(filters.len());
+                }
+                if let Packet::Subscribe(subscribe) = &packet {
+                    if !self.subscribe(subscribe)? {
+                        more = true;
                         break;
                     }
-                    *used += header.total_len;
-                }
-                packet => {
-                    *used += header.total_len;
-                    // What was published before a filter is changed is not for that filter.
-                    self.gate.router.publish(gathered)?;
-                    if let Packet::Unsubscribe { filters, .. } = &packet {
-                        left = left.saturating_sub(filters.len());
-                    }
-                    match packet {
-                        Packet::Subscribe(subscribe) => Box::pin(self.subscribe(subscribe)).await?,
-                        packet => self.handle(packet)?,
-                    }
+                } else {
+                    self.handle(packet)?;
                 }
             }
+            *used += header.total_len;
         }
         Ok(more)
     }
@@ -535,16 +553,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Ok(())
     }
 
-    async fn subscribe(&mut self, subscribe: Subscribe<'_>) -> Result<(), End> {
+    /// Handles a SUBSCRIBE; false if there is no link for it yet.
+    fn subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<bool, End> {
         self.answer_fits(subscribe.filters.len())?;
         let mut answer = SubscribeAnswer {
             packet_id: subscribe.packet_id,
             granted: Vec::with_capacity(subscribe.filters.len()),
             retained: Vec::new(),
         };
-        let link = match self.principal {
-            Principal::Device { .. } => Ok(()),
-            _ => self.session.connect_link(&self.gate).await,
+        let link = match (&self.principal, self.link) {
+            (Principal::Device { .. }, _) | (_, Link::There) => Ok(()),
+            (_, Link::Refused(refused)) => {
+                self.link = Link::NotAsked;
+                Err(refused)
+            }
+            (_, Link::NotAsked | Link::Asked) => {
+                self.link = Link::Asked;
+                return Ok(false);
+            }
         };
         for (index, wanted) in subscribe.filters.iter().enumerate() {
             // So many can never be granted: the rest is not looked at one by one.
@@ -566,7 +592,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.session.answer_when_subscribed(&self.gate.logs, answer).map_err(|failed| match failed {
             SubscribeFailed::RouterGone => End::RouterGone,
             SubscribeFailed::TooMany => End::Broken(Reason::QuotaExceeded, "too many unanswered SUBSCRIBEs"),
-        })
+        })?;
+        Ok(true)
     }
 
     fn add(&self, wanted: &packet::Wanted<'_>, retained: &mut Vec<RetainedJob>) -> Granted {

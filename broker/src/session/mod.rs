@@ -83,9 +83,7 @@ impl From<RouterGone> for SubscribeFailed {
 pub(crate) struct Session {
     /// Its number, also the origin of what it publishes.
     pub(crate) id: u64,
-    /// Whose it is; none for a device.
-    pub(crate) account: Option<Arc<Account>>,
-    patience: Duration,
+    is_service: bool,
     inner: Mutex<Inner>,
     /// Something is to be sent.
     pub(crate) to_send: Notify,
@@ -142,15 +140,10 @@ impl Session {
         limit_bytes: usize,
         account: Option<Arc<Account>>,
     ) -> Session {
-        let share = Share::of(&account, SESSION_BYTES);
-        let patience = match principal {
-            Principal::Service { .. } => SERVICE_PATIENCE,
-            _ => PERSON_PATIENCE,
-        };
+        let share = Share::of(account, SESSION_BYTES);
         Session {
             id,
-            account,
-            patience,
+            is_service: matches!(principal, Principal::Service { .. }),
             inner: Mutex::new(Inner {
                 state: SessionState::new(id, keeps, limit_bytes, share),
                 scope: Scope::of(principal),
@@ -169,6 +162,16 @@ impl Session {
             to_send: Notify::new(),
             room: Notify::new(),
         }
+    }
+
+    /// Whose purse it shares; none for a device.
+    pub(crate) fn account(&self) -> Option<Arc<Account>> {
+        self.lock().state.share().account()
+    }
+
+    /// How long the pump waits for its client.
+    fn patience(&self) -> Duration {
+        if self.is_service { SERVICE_PATIENCE } else { PERSON_PATIENCE }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {

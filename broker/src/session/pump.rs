@@ -58,7 +58,7 @@ async fn hand_over(gate: &Gate, session: &Session, batch: &mut Vec<FromLog>) {
         taken += handed.taken;
         gate.counters.dropped_log_wrapped.add(handed.lost);
         gate.counters.dropped_queue_full.add(handed.dropped);
-        if handed.waits && timeout(session.patience, session.room.notified()).await.is_err() {
+        if handed.waits && timeout(session.patience(), session.room.notified()).await.is_err() {
             session.give_up();
         }
     }

@@ -174,6 +174,10 @@ impl SessionState {
         }
     }
 
+    pub(crate) fn share(&self) -> &Share {
+        &self.share
+    }
+
     /// Whether sent messages have to be kept for a later connection.
     pub(crate) fn set_keeps(&mut self, keeps: bool) {
         self.keeps = keeps;
