@@ -35,7 +35,8 @@ fn reader(logs: &Logs, scope: &Scope) -> Readers {
 }
 
 fn message(bytes: usize, places: Places) -> Message {
-    let draft = Draft { topic: ACME, properties: &[], payload: &[], qos: 1, retain: false, expiry_seconds: None };
+    let draft =
+        Draft { topic: ACME, properties: &[], payload: &[], qos: 1, retain: false, expiry_seconds: None };
     let payload = vec![0; bytes - draft.len()];
     Message::new(&Draft { payload: &payload, ..draft }, 1, 0, places)
 }

@@ -3,8 +3,8 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 
-use crate::account::{Account, Share};
 use super::state::{Incoming, Next, Offer, Received, SessionState, Subscription};
+use crate::account::{Account, Share};
 use crate::message::{Draft, Message};
 
 fn message(topic: &str, payload: &str, qos: u8, origin: u64) -> Message {
