@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -168,37 +168,42 @@ fn a_device_that_floods_pushes_nobody_elses_messages_out_of_a_viewers_queue() {
         let mut quiet: Vec<Client> =
             (1..=20).map(|n| broker.device(Version::V311, &format!("cam-{n}"))).collect();
         let dropped = broker.broker.counters().dropped_queue_full;
-        let told = std::thread::scope(|threads| {
+        let stop = AtomicBool::new(false);
+        let mut told = std::thread::scope(|threads| {
             let flooding = threads.spawn(|| {
-                // Several times what waits for one viewer.
                 let batch =
                     Publish::new(up("cam-60", "heartbeat"), [0; 10_000]).encode(Version::V311).repeat(20);
-                for _ in 0..50 {
+                let mut sent = 0;
+                // At least several times what waits for one viewer.
+                while sent < 1_000 || !stop.load(Ordering::Relaxed) {
                     flooder.send(&batch);
                     flooder.ping();
+                    sent += 20;
                 }
             });
             let mut told = Vec::new();
-            for round in 0..5 {
+            for round in 0..20 {
                 for (number, camera) in quiet.iter_mut().enumerate() {
                     let text = format!("{round} of {}", number + 1);
                     let topic = up(&format!("cam-{}", number + 1), "heartbeat");
                     assert_eq!(camera.publish(Publish::new(topic, &text).qos(1, 0)), 0);
                     told.push(text);
                 }
-                std::thread::sleep(Duration::from_millis(50));
             }
+            stop.store(true, Ordering::Relaxed);
             flooding.join().unwrap();
             told
         });
         let mut heard = Vec::new();
         while heard.len() < told.len() {
-            let message = viewer.message();
+            let Outcome::Packet(packet) = viewer.wait(PATIENCE) else { break };
+            let message = viewer.accept(packet);
             if message.payload.len() < 100 {
                 heard.push(message.text());
             }
-            std::thread::sleep(Duration::from_micros(200));
         }
+        told.sort();
+        heard.sort();
         assert_eq!(heard, told);
         assert!(broker.broker.counters().dropped_queue_full > dropped, "of the flood it did not get all");
         viewer.disconnect();
