@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// A session's own part. Enough for what is under way to a client that keeps up.
-pub(crate) const SESSION_BYTES: usize = 32 * 1024;
-/// A connection's own part: what it reads and writes at once.
-pub(crate) const CONNECTION_BYTES: usize = 96 * 1024;
+pub(crate) const SESSION_BYTES: usize = 16 * 1024;
+/// A connection's own part: small packets that it reads and writes at once.
+pub(crate) const CONNECTION_BYTES: usize = 32 * 1024;
 
 /// The purse of one account.
 #[derive(Debug)]
@@ -57,7 +57,12 @@ impl Share {
     /// Holds `bytes` more, if there is room. Messages that wait leave a quarter of the purse to what has to be held: packets that
     /// are being read and written.
     pub(crate) fn try_hold_waiting(&mut self, bytes: usize) -> bool {
-        self.try_set(self.held + bytes, |limit| limit - limit / 4)
+        self.try_set(self.held + bytes, for_waiting)
+    }
+
+    /// The purse has no room for more that waits.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.account.as_ref().is_some_and(|account| account.taken.load(Relaxed) >= for_waiting(account.limit))
     }
 
     /// Holds `bytes` in all from now on, if there is room.
@@ -100,6 +105,10 @@ impl Drop for Share {
     }
 }
 
+fn for_waiting(limit: usize) -> usize {
+    limit - limit / 4
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -112,11 +121,11 @@ mod tests {
         let (mut a, mut b) = (Share::of(account.clone(), 100), Share::of(account.clone(), 100));
         assert!(a.try_hold_waiting(100) && b.try_hold_waiting(100));
         assert_eq!(taken(), 0);
-        assert!(a.try_hold_waiting(700));
+        assert!(a.try_hold_waiting(700) && !a.is_tight());
         assert!(!b.try_hold_waiting(51), "a quarter is left");
         assert!(b.try_hold_in_all(400), "to what has to be held");
         assert!(!b.try_hold_in_all(401));
-        assert_eq!(taken(), 1_000);
+        assert!(taken() == 1_000 && a.is_tight());
         a.release(750);
         assert_eq!(taken(), 300);
         b.hold(5_000);

@@ -31,8 +31,9 @@ use crate::router::{LinkRefused, RouterGone, lock};
 use crate::session::state::{Incoming, Next, Received, Subscription};
 use crate::session::{RetainedJob, Session, SubscribeAnswer, SubscribeFailed, Subscribing};
 
-/// Output that is collected before it is written.
-const OUT_BYTES: usize = 64 * 1024;
+/// Output that is collected before it is written, and that of an account which holds much already.
+const OUT_BYTES: usize = 32 * 1024;
+const SMALL_OUT_BYTES: usize = 8 * 1024;
 /// Packets that are handled before others have their turn: a buffer holds thousands of the smallest.
 const PACKETS_A_TURN: usize = 256;
 /// Looks into the retained messages before others have their turn.
@@ -647,8 +648,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
         let mut more = false;
         let mut searches = 0;
+        let out_bytes = if self.buffers.is_tight() { SMALL_OUT_BYTES } else { OUT_BYTES };
         loop {
-            if self.wire.out.len() > OUT_BYTES || searches >= SEARCHES_A_TURN {
+            if self.wire.out.len() > out_bytes || searches >= SEARCHES_A_TURN {
                 more = true;
                 break;
             }

@@ -108,7 +108,8 @@ fn flood(publishers: u32, others_are_stuck: bool) {
         })
         .collect();
     let mut all: Vec<Publisher> = (0..publishers).map(|n| Publisher::connect(&broker, n)).collect();
-    let each = TOTAL / publishers as usize;
+    // One alone is slower.
+    let each = if publishers == 1 { TOTAL / 5 } else { TOTAL / publishers as usize };
     let total = each * publishers as usize;
     let seen = AtomicUsize::new(0);
     let began = Instant::now();
