@@ -16,7 +16,7 @@ use crate::message::Message;
 /// What a message that waits or is under way costs beside its bytes.
 const ENTRY_BYTES: usize = 96;
 /// What a subscription costs beside its filter, for each level of that.
-const LEVEL_BYTES: usize = 256;
+const LEVEL_BYTES: usize = 128;
 /// Room for so many entries is kept when there are none.
 const KEEP_ENTRIES: usize = 4;
 /// MQTT has so many packet identifiers, from 1.
