@@ -177,6 +177,16 @@ impl Scope {
         }
     }
 
+    /// The kinds of which `filter` matches every message within this scope.
+    pub(crate) fn whole_kinds(&self, filter: &str) -> Kinds {
+        let org = match self {
+            Scope::Org { org, .. } => org.as_str(),
+            Scope::All => "+",
+        };
+        let whole = |kind: &Kind| kind.filter(org).is_some_and(|of_kind| of_kind == filter);
+        Kind::ALL.into_iter().filter(whole).fold(Kinds::default(), Kinds::with)
+    }
+
     /// The kinds of messages that `filter` can match within this scope.
     pub(crate) fn kinds(&self, filter: &str) -> Kinds {
         let (org, other, unknown) = match self {

@@ -107,17 +107,23 @@ impl Gate {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Where a message on this topic goes.
-    pub(crate) fn destination(&self, topic: &str) -> Destination {
-        let topic = topic.parse::<Topic>().ok();
-        let route = self.logs.route(topic.as_ref());
-        Destination { topic, route }
+    /// Where a message on this topic goes; `None` for one that is not of the protocol.
+    pub(crate) fn destination(&self, topic: Option<&Topic>) -> Destination {
+        let to = match topic {
+            Some(Topic::ToDevice { org, device, .. }) => {
+                To::Device(PrincipalKey::Device { org: org.clone(), device: device.clone() })
+            }
+            Some(Topic::Server { .. }) => To::Devices,
+            Some(Topic::Device { .. }) => To::ReadersAlone,
+            _ => To::Readers,
+        };
+        Destination { to, route: self.logs.route(topic) }
     }
 
     /// Where a message goes that is on a topic of a device's own subtree which this version does not know: to services. It
     /// may be a record of a newer agent, which has to be acknowledged as a record. Nobody else gets it.
     pub(crate) fn unknown_destination(&self) -> Destination {
-        Destination { topic: None, route: self.logs.route_unknown() }
+        Destination { to: To::Readers, route: self.logs.route_unknown() }
     }
 
     /// A message that is published now.
@@ -133,9 +139,8 @@ impl Gate {
         destination: Destination,
         places: Places,
     ) -> Result<(), RouterGone> {
-        let Destination { topic, route } = destination;
-        let to_devices = matches!(topic, Some(Topic::ToDevice { .. } | Topic::Server { .. }));
-        if route.is_empty() && !draft.retain && !to_devices {
+        let Destination { to, route } = destination;
+        if route.is_empty() && !draft.retain && matches!(to, To::Readers | To::ReadersAlone) {
             return Ok(());
         }
         let message = self.message(draft, origin, places, Instant::now());
@@ -146,24 +151,28 @@ impl Gate {
                 self.counters.dropped_retained_full.one();
             }
         }
-        match topic {
-            Some(Topic::ToDevice { org, device, .. }) => {
-                self.hand_to_device(&PrincipalKey::Device { org, device }, &message);
-            }
-            Some(Topic::Server { .. }) => {
+        let mut to_readers = route.channels().map(|channel| (channel.clone(), message.clone())).collect();
+        match to {
+            To::Device(key) => self.hand_to_device(&key, message),
+            To::Devices => {
                 for session in self.registry.devices() {
                     // A device that does not take its messages is ended by what is sent to it alone.
-                    session.offer(&message);
+                    session.offer(message.clone());
                 }
             }
-            _ => {}
+            To::Readers | To::ReadersAlone => {}
         }
-        self.router.publish(&mut route.channels().map(|channel| (channel.clone(), message.clone())).collect())
+        self.router.publish(&mut to_readers)
     }
 
     /// As [`Gate::publish`], after waiting for room if there is none.
-    pub(crate) async fn publish_in_turn(&self, origin: u64, draft: &Draft<'_>) -> Result<(), RouterGone> {
-        let destination = self.destination(draft.topic);
+    pub(crate) async fn publish_in_turn(
+        &self,
+        origin: u64,
+        draft: &Draft<'_>,
+        topic: Option<&Topic>,
+    ) -> Result<(), RouterGone> {
+        let destination = self.destination(topic);
         let places = match destination.route.try_enter(draft.len()) {
             Some(places) => places,
             None => {
@@ -176,7 +185,7 @@ impl Gate {
         self.publish(origin, draft, destination, places)
     }
 
-    fn hand_to_device(&self, key: &PrincipalKey, message: &Message) {
+    fn hand_to_device(&self, key: &PrincipalKey, message: Message) {
         let Some(session) = self.registry.device(key) else {
             self.counters.dropped_device_absent.one();
             return;
@@ -205,7 +214,8 @@ impl Gate {
     /// Publishes a will, after waiting for room if there is none.
     pub(crate) async fn publish_will(&self, origin: u64, will: &Will) {
         self.counters.wills.one();
-        if self.publish_in_turn(origin, &will.draft()).await.is_err() {
+        let draft = will.draft();
+        if self.publish_in_turn(origin, &draft, draft.topic.parse().ok().as_ref()).await.is_err() {
             tracing::error!("a will could not be published: the router has stopped");
         }
     }
@@ -213,7 +223,7 @@ impl Gate {
     /// Waits until there is room for a will that may be due in a moment; not for long.
     pub(crate) async fn room_for(&self, will: &Will) -> Option<Room> {
         let draft = will.draft();
-        let reserve = self.destination(draft.topic).route.reserve(draft.len());
+        let reserve = self.destination(draft.topic.parse().ok().as_ref()).route.reserve(draft.len());
         tokio::time::timeout(WILL_TIME, reserve).await.ok()?.ok()
     }
 
@@ -221,7 +231,7 @@ impl Gate {
     pub(crate) fn publish_will_now(&self, origin: u64, will: &Will, room: Option<Room>) {
         self.counters.wills.one();
         let draft = will.draft();
-        let destination = self.destination(draft.topic);
+        let destination = self.destination(draft.topic.parse().ok().as_ref());
         let reserved = room.and_then(|mut room| room.enter(&destination.route, draft.len()));
         let places = reserved.unwrap_or_else(|| destination.route.enter_at_once(draft.len()));
         if self.publish(origin, &draft, destination, places).is_err() {
@@ -284,15 +294,24 @@ impl Gate {
 
 /// Where a message goes.
 pub(crate) struct Destination {
-    /// The message's, if it is one of the protocol's.
-    topic: Option<Topic>,
+    to: To,
     pub(crate) route: Route,
+}
+
+/// Who gets a message beside the readers of its logs.
+enum To {
+    Readers,
+    /// Nobody, and nobody ever will.
+    ReadersAlone,
+    Device(PrincipalKey),
+    /// All devices that have subscribed to it.
+    Devices,
 }
 
 impl Destination {
     /// Its messages go to the router and nowhere else, unless they are to be retained.
     pub(crate) fn is_plain(&self) -> bool {
-        matches!(self.topic, Some(Topic::Device { .. }))
+        matches!(self.to, To::ReadersAlone)
     }
 }
 

@@ -274,23 +274,24 @@ impl Readers {
         self.settle();
     }
 
-    /// A message was taken; [`Readers::settle`] tells the log. Returns how many the router has lost before it.
-    pub(crate) fn took(&mut self, channel: &Bytes, offset: Option<u64>, message: &Message) -> u64 {
+    /// A message was taken; [`Readers::settle`] tells the log. Returns of which kind it is, and how many the router has lost
+    /// before it.
+    pub(crate) fn took(
+        &mut self,
+        channel: &Bytes,
+        offset: Option<u64>,
+        message: &Message,
+    ) -> Option<(Kind, u64)> {
         // A channel's name is the same block of bytes all the way, mostly.
         let of_channel = |reader: &&mut Reader| {
             let own = reader.log.channel();
             own.as_ptr() == channel.as_ptr() || own == channel
         };
-        let Some(reader) = self.0.iter_mut().find(of_channel) else { return 0 };
+        let reader = self.0.iter_mut().find(of_channel)?;
         reader.taken = reader.taken.max(message.places()[reader.column]);
-        let Some(offset) = offset else { return 0 };
-        let last = reader.offset.replace(offset);
-        last.map_or(0, |last| offset.saturating_sub(last + 1))
-    }
-
-    /// Whether this is the name of the log of that kind.
-    pub(crate) fn is_of(&self, channel: &Bytes, kind: Kind) -> bool {
-        self.0.iter().any(|reader| reader.kind == kind && reader.log.channel() == channel)
+        let last = std::mem::replace(&mut reader.offset, offset);
+        let lost = offset.zip(last).map_or(0, |(offset, last)| offset.saturating_sub(last + 1));
+        Some((reader.kind, lost))
     }
 
     /// Tells the logs what was taken.

@@ -79,7 +79,7 @@ impl Message {
         let properties_len = u32::from_be_bytes(*bytes.get(23..)?.first_chunk()?);
         let topic_end = HEADER_BYTES + usize::from(topic_len);
         let properties_end = topic_end.checked_add(properties_len as usize)?;
-        if properties_end > bytes.len() || std::str::from_utf8(&bytes[HEADER_BYTES..topic_end]).is_err() {
+        if properties_end > bytes.len() {
             return None;
         }
         Some(Message { bytes, topic_end, properties_end })
@@ -110,8 +110,13 @@ impl Message {
     }
 
     pub(crate) fn topic(&self) -> &str {
-        // Both constructors have checked it.
-        std::str::from_utf8(&self.bytes[HEADER_BYTES..self.topic_end]).unwrap_or("")
+        // It was text when the message was made.
+        std::str::from_utf8(self.topic_bytes()).unwrap_or("")
+    }
+
+    /// As [`Message::topic`], for those who need not know that it is text.
+    pub(crate) fn topic_bytes(&self) -> &[u8] {
+        &self.bytes[HEADER_BYTES..self.topic_end]
     }
 
     pub(crate) fn properties(&self) -> &[u8] {

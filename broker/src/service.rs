@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use protocol::topic::Topic;
 
 use crate::access::{self, PublishDecision};
 use crate::broker::BrokerError;
@@ -71,16 +72,38 @@ impl ServicePublisher {
                 return Err(BrokerError::BadTopic(topic));
             }
         }
-        let draft = Draft {
-            topic: &topic,
-            properties: &[],
-            payload: &payload,
-            qos: qos as u8,
-            retain,
-            expiry_seconds: None,
-        };
+        self.publish_allowed(&topic, topic.parse().ok().as_ref(), &payload, qos, retain).await
+    }
+
+    /// As [`ServicePublisher::publish`], on a topic of the protocol.
+    ///
+    /// # Errors
+    /// The topic keeps no retained message; the router has stopped.
+    pub async fn publish_on(
+        &self,
+        topic: &Topic,
+        payload: &[u8],
+        qos: QoS,
+        retain: bool,
+    ) -> Result<(), BrokerError> {
+        if retain && !access::is_retained(topic) {
+            return Err(BrokerError::NotRetained(topic.text()));
+        }
+        self.publish_allowed(&topic.text(), Some(topic), payload, qos, retain).await
+    }
+
+    async fn publish_allowed(
+        &self,
+        text: &str,
+        topic: Option<&Topic>,
+        payload: &[u8],
+        qos: QoS,
+        retain: bool,
+    ) -> Result<(), BrokerError> {
+        let draft =
+            Draft { topic: text, properties: &[], payload, qos: qos as u8, retain, expiry_seconds: None };
         self.gate.counters.messages_in.one();
-        Ok(self.gate.publish_in_turn(self.origin, &draft).await?)
+        Ok(self.gate.publish_in_turn(self.origin, &draft, topic).await?)
     }
 }
 
@@ -88,8 +111,8 @@ impl ServicePublisher {
 pub struct ServiceSubscriber {
     gate: Arc<Gate>,
     filters: Vec<String>,
-    /// Also what devices say on topics that this version does not know.
-    unknown_topics: bool,
+    /// All messages of these kinds are for it, whatever their topic.
+    whole_kinds: Kinds,
     waiting: VecDeque<Message>,
     readers: Readers,
     /// Messages that were taken and of which the logs do not know yet.
@@ -126,9 +149,10 @@ impl ServiceSubscriber {
         let FromRouter::Message { channel, offset, bytes } = event else { return None };
         let message = Carried::from_bytes(bytes)?;
         self.untold += 1;
-        self.gate.counters.dropped_log_wrapped.add(self.readers.took(&channel, offset, &message));
-        let unknown = self.unknown_topics && self.readers.is_of(&channel, Kind::Unknown);
-        let wanted = unknown || self.filters.iter().any(|filter| matches(filter, message.topic()));
+        let (kind, lost) = self.readers.took(&channel, offset, &message)?;
+        self.gate.counters.dropped_log_wrapped.add(lost);
+        let wanted = self.whole_kinds.contains(kind)
+            || self.filters.iter().any(|filter| matches(filter, message.topic_bytes()));
         let fresh = message.expiry_left(self.gate.now_ms()).is_ok();
         (wanted && fresh).then(|| Message {
             topic: message.topic().to_owned(),
@@ -189,6 +213,8 @@ pub(crate) fn link(
     })?;
     let scope = Scope::of(&principal);
     let kinds = filters.iter().fold(Kinds::default(), |kinds, filter| kinds.union(scope.kinds(filter)));
+    let whole_kinds =
+        filters.iter().map(|filter| scope.whole_kinds(filter)).fold(Kinds::default(), Kinds::union);
     let mut readers = Readers::default();
     let channels = readers.join(&gate.logs, &scope, kinds, 1);
     if !channels.is_empty() {
@@ -200,7 +226,7 @@ pub(crate) fn link(
     let mut subscriber = ServiceSubscriber {
         gate: gate.clone(),
         filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
-        unknown_topics,
+        whole_kinds: if unknown_topics { whole_kinds.with(Kind::Unknown) } else { whole_kinds },
         waiting: VecDeque::new(),
         readers,
         untold: 0,

@@ -477,7 +477,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.gate.router.publish(gathered)?;
         let decision = access::publish(&self.principal, publish.topic, publish.retain);
         let destination = match decision {
-            PublishDecision::Allow => self.gate.destination(publish.topic),
+            PublishDecision::Allow => self.gate.destination(publish.topic.parse().ok().as_ref()),
             PublishDecision::ServicesOnly => self.gate.unknown_destination(),
             PublishDecision::Deny | PublishDecision::DenyRetain => {
                 self.count_in(now);
@@ -694,7 +694,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                         dup,
                         qos,
                         retain,
-                        topic: message.topic().as_bytes(),
+                        topic: message.topic_bytes(),
                         packet_id,
                         expiry_seconds,
                         properties: message.properties(),

@@ -10,6 +10,7 @@ pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -179,10 +180,10 @@ impl Session {
     }
 
     /// Hands over a message that may be for this client. `Full` means that it is, and that there is no room.
-    pub(crate) fn offer(&self, message: &Message) -> Offer {
+    pub(crate) fn offer(&self, message: Message) -> Offer {
         let mut inner = self.lock();
         let connected = inner.connected;
-        let offer = inner.state.offer(message, connected);
+        let offer = inner.state.offer(Cow::Owned(message), connected);
         drop(inner);
         if offer == Offer::Queued && connected {
             self.to_send.notify_one();
@@ -202,7 +203,7 @@ impl Session {
         inner.is_given_up &= !inner.state.is_half_empty();
         let mut queued = false;
         for (number, FromLog { channel, offset, message }) in batch.iter().enumerate() {
-            match inner.state.offer(message, connected) {
+            match inner.state.offer(Cow::Borrowed(message), connected) {
                 Offer::Queued => queued = true,
                 Offer::NotWanted => {}
                 Offer::Full if connected && !inner.is_given_up => {
@@ -215,7 +216,7 @@ impl Session {
                     queued = true;
                 }
             }
-            handed.lost += inner.readers.took(channel, *offset, message);
+            handed.lost += inner.readers.took(channel, *offset, message).map_or(0, |(_, lost)| lost);
         }
         inner.readers.settle();
         if queued && connected {

@@ -3,6 +3,7 @@
 //! Pure: no task, socket or clock. It hands out what to send next and takes acknowledgements in any order. It owns the
 //! client's packet identifiers; the router knows nothing of them.
 
+use std::borrow::Cow;
 use std::collections::hash_map::{Entry, HashMap};
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -240,30 +241,30 @@ impl SessionState {
                 ));
             }
         };
-        let topic = message.topic();
         if subscriptions.len() <= FEW_SUBSCRIPTIONS {
+            let topic = message.topic_bytes();
             subscriptions.iter().filter(|known| matches(&known.filter, topic)).for_each(add);
         } else {
             let filters = || subscriptions.iter().map(|known| known.filter.as_str());
             let index = self.index.get_or_insert_with(|| Index::of(filters()));
-            index.matching(topic, |position| add(&subscriptions[position]));
+            index.matching(message.topic(), |position| add(&subscriptions[position]));
         }
         granted
     }
 
     /// Queues a fresh message if it is for this client. While the client is away QoS 0 is not kept.
-    pub(crate) fn offer(&mut self, message: &Message, connected: bool) -> Offer {
-        let Some((qos, retain)) = self.grant(message) else { return Offer::NotWanted };
+    pub(crate) fn offer(&mut self, message: Cow<'_, Message>, connected: bool) -> Offer {
+        let Some((qos, retain)) = self.grant(&message) else { return Offer::NotWanted };
         if qos == 0 && !connected {
             return Offer::NotWanted;
         }
         if !self.has_room() {
             return Offer::Full;
         }
-        if !self.share.try_hold_waiting(cost(message)) {
+        if !self.share.try_hold_waiting(cost(&message)) {
             return Offer::NoRoom;
         }
-        self.enqueue(Waiting { message: message.clone(), qos, retain });
+        self.enqueue(Waiting { message: message.into_owned(), qos, retain });
         Offer::Queued
     }
 
@@ -274,7 +275,7 @@ impl SessionState {
             return 1;
         }
         let dropped = self.trim();
-        match self.offer(message, connected) {
+        match self.offer(Cow::Borrowed(message), connected) {
             Offer::Queued | Offer::NotWanted => dropped,
             Offer::Full | Offer::NoRoom => dropped + 1,
         }
@@ -286,7 +287,7 @@ impl SessionState {
         let hasher = RandomState::new();
         let mut excess: HashMap<u64, usize> = HashMap::new();
         for waiting in &self.queue {
-            *excess.entry(hasher.hash_one(waiting.message.topic())).or_default() += waiting.cost();
+            *excess.entry(hasher.hash_one(waiting.message.topic_bytes())).or_default() += waiting.cost();
         }
         let level = level(excess.values().copied().collect(), self.queued_bytes - self.queued_bytes / 4);
         excess.retain(|_, bytes| {
@@ -295,7 +296,8 @@ impl SessionState {
         });
         let before = self.queue.len();
         self.queue.retain(|waiting| {
-            let Entry::Occupied(mut left) = excess.entry(hasher.hash_one(waiting.message.topic())) else {
+            let Entry::Occupied(mut left) = excess.entry(hasher.hash_one(waiting.message.topic_bytes()))
+            else {
                 return true;
             };
             *left.get_mut() = left.get().saturating_sub(waiting.cost());

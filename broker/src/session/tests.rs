@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used)]
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use proptest::prelude::*;
@@ -75,7 +76,7 @@ proptest! {
             match step {
                 Step::Offer { qos } => {
                     let payload = n.to_string();
-                    prop_assert_eq!(state.offer(&message("t", &payload, qos, 9), true), Offer::Queued);
+                    prop_assert_eq!(state.offer(Cow::Borrowed(&message("t", &payload, qos, 9)), true), Offer::Queued);
                     if qos > 0 { wanted.push((payload, qos)); }
                 }
                 Step::Send => match state.next(window) {
@@ -130,7 +131,7 @@ proptest! {
 fn several_matching_subscriptions_give_one_delivery_with_the_best_qos() {
     let mut state = session("a/+", 0);
     assert!(state.subscribe(subscription("a/#", 1)));
-    assert_eq!(state.offer(&message("a/b", "x", 2, 9), true), Offer::Queued);
+    assert_eq!(state.offer(Cow::Borrowed(&message("a/b", "x", 2, 9)), true), Offer::Queued);
     assert!(matches!(state.next(9), Some(Next::Publish { qos: 1, .. })));
     assert_eq!(state.next(9), None);
 }
@@ -139,8 +140,8 @@ fn several_matching_subscriptions_give_one_delivery_with_the_best_qos() {
 fn no_local_holds_back_what_the_client_published_itself() {
     let mut state = new(7, false, 1 << 20);
     assert!(state.subscribe(Subscription { no_local: true, ..subscription("#", 0) }));
-    assert_eq!(state.offer(&message("t", "own", 0, 7), true), Offer::NotWanted);
-    assert_eq!(state.offer(&message("t", "other", 0, 8), true), Offer::Queued);
+    assert_eq!(state.offer(Cow::Borrowed(&message("t", "own", 0, 7)), true), Offer::NotWanted);
+    assert_eq!(state.offer(Cow::Borrowed(&message("t", "other", 0, 8)), true), Offer::Queued);
 }
 
 #[test]
@@ -148,8 +149,8 @@ fn a_full_queue_says_so_and_has_room_again_when_it_drains() {
     let mut state = new(1, false, 1_000);
     assert!(state.subscribe(subscription("t", 0)));
     let big = message("t", &"x".repeat(1_000), 0, 9);
-    assert_eq!(state.offer(&big, true), Offer::Queued);
-    assert_eq!(state.offer(&big, true), Offer::Full);
+    assert_eq!(state.offer(Cow::Borrowed(&big), true), Offer::Queued);
+    assert_eq!(state.offer(Cow::Borrowed(&big), true), Offer::Full);
     assert!(!state.has_room());
     assert!(state.next(1).is_some());
     assert!(state.has_room());
@@ -158,10 +159,10 @@ fn a_full_queue_says_so_and_has_room_again_when_it_drains() {
 #[test]
 fn an_absent_client_gets_no_qos_0() {
     let mut state = session("t", 1);
-    state.offer(&message("t", "before", 0, 9), true);
+    state.offer(Cow::Borrowed(&message("t", "before", 0, 9)), true);
     state.detach();
-    assert_eq!(state.offer(&message("t", "lost", 0, 9), false), Offer::NotWanted);
-    assert_eq!(state.offer(&message("t", "kept", 1, 9), false), Offer::Queued);
+    assert_eq!(state.offer(Cow::Borrowed(&message("t", "lost", 0, 9)), false), Offer::NotWanted);
+    assert_eq!(state.offer(Cow::Borrowed(&message("t", "kept", 1, 9)), false), Offer::Queued);
     state.resume(|_| true);
     let Some(Next::Publish { message, .. }) = state.next(1) else { panic!("a message") };
     assert_eq!(&message.payload()[..], b"kept");
@@ -173,7 +174,7 @@ fn what_a_client_may_no_longer_see_is_dropped_when_it_comes_back() {
     let mut state = session("secret", 1);
     assert!(state.subscribe(subscription("open", 1)));
     for topic in ["secret", "open", "secret"] {
-        state.offer(&message(topic, topic, 1, 9), true);
+        state.offer(Cow::Borrowed(&message(topic, topic, 1, 9)), true);
     }
     assert!(state.next(1).is_some(), "one is on its way");
     state.detach();
@@ -201,7 +202,7 @@ fn acknowledgements_of_nothing_change_nothing() {
     state.acknowledged(3);
     state.completed(3);
     assert_eq!(state.received(3, false), Received::Unknown);
-    state.offer(&message("t", "x", 2, 9), true);
+    state.offer(Cow::Borrowed(&message("t", "x", 2, 9)), true);
     let Some(Next::Publish { packet_id, .. }) = state.next(1) else { panic!("a message") };
     state.completed(packet_id);
     assert_eq!(state.received(packet_id, false), Received::Release, "PUBCOMP before PUBREC is not believed");
@@ -211,7 +212,7 @@ fn acknowledgements_of_nothing_change_nothing() {
 fn a_message_that_is_never_acknowledged_keeps_its_identifier_while_the_others_go_round() {
     let mut state = session("t", 1);
     let send = |state: &mut SessionState| {
-        assert_eq!(state.offer(&message("t", "x", 1, 9), true), Offer::Queued);
+        assert_eq!(state.offer(Cow::Borrowed(&message("t", "x", 1, 9)), true), Offer::Queued);
         let Some(Next::Publish { packet_id, .. }) = state.next(3) else { panic!("a message") };
         packet_id
     };
@@ -242,7 +243,7 @@ fn what_is_kept_for_the_next_connection_is_bounded_by_bytes() {
     let big = message("t", &"x".repeat(6_000), 1, 9);
     let mut sent = Vec::new();
     for _ in 0..4 {
-        state.offer(&big, true);
+        state.offer(Cow::Borrowed(&big), true);
         if let Some(Next::Publish { packet_id, .. }) = state.next(1_000) {
             sent.push(packet_id);
         }
@@ -254,14 +255,14 @@ fn what_is_kept_for_the_next_connection_is_bounded_by_bytes() {
     let mut state = new(1, false, 10_000);
     assert!(state.subscribe(subscription("t", 1)));
     for _ in 0..4 {
-        state.offer(&big, true);
+        state.offer(Cow::Borrowed(&big), true);
         assert!(matches!(state.next(1_000), Some(Next::Publish { .. })));
     }
 }
 
 /// Offers a message as the pump does for a client that is not waited for; how many had to leave.
 fn offer(state: &mut SessionState, message: &Message) -> u64 {
-    match state.offer(message, true) {
+    match state.offer(Cow::Borrowed(message), true) {
         Offer::Queued | Offer::NotWanted => 0,
         Offer::Full | Offer::NoRoom => state.offer_and_drop(message, true),
     }
@@ -353,16 +354,16 @@ fn an_account_that_holds_too_much_holds_no_more_and_each_session_goes_on_with_it
     };
     let (mut greedy, mut other) = (session(), session());
     let kilobyte = message("t", &"x".repeat(1_000), 1, 9);
-    while greedy.offer(&kilobyte, true) == Offer::Queued {}
-    assert_eq!(greedy.offer(&kilobyte, true), Offer::NoRoom);
+    while greedy.offer(Cow::Borrowed(&kilobyte), true) == Offer::Queued {}
+    assert_eq!(greedy.offer(Cow::Borrowed(&kilobyte), true), Offer::NoRoom);
     for _ in 0..8 {
-        assert_eq!(other.offer(&kilobyte, true), Offer::Queued);
+        assert_eq!(other.offer(Cow::Borrowed(&kilobyte), true), Offer::Queued);
     }
-    while other.offer(&kilobyte, true) == Offer::Queued {}
+    while other.offer(Cow::Borrowed(&kilobyte), true) == Offer::Queued {}
     assert_eq!(offer(&mut other, &message("t", &"x".repeat(30_000), 1, 9)), 1, "nothing leaves for it");
     assert!(offer(&mut other, &kilobyte) > 0, "the oldest leave");
     drop(greedy);
-    assert_eq!(other.offer(&message("t", &"x".repeat(30_000), 1, 9), true), Offer::Queued);
+    assert_eq!(other.offer(Cow::Borrowed(&message("t", &"x".repeat(30_000), 1, 9)), true), Offer::Queued);
     drop(other);
     assert_eq!(account.unwrap().taken(), 0);
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::support::broker::{device, person, service, up};
+use crate::support::broker::{person, service, up};
 use crate::support::*;
 
 /// Messages of one publisher that are not acknowledged yet.
