@@ -148,8 +148,8 @@ fn what_cannot_wait_takes_its_room_from_what_comes_after_it() {
     let mut service = reader(&logs, &services());
     let of_acme = route(&logs, ACME);
     let count = fill(&of_acme).len();
-    let last = (0..count / 2).map(|_| of_acme.enter_at_once(10_000)).last().unwrap();
-    take(&mut service, last);
+    let entered: Vec<_> = (0..count / 2).map(|_| of_acme.enter_at_once(10_000)).collect();
+    take(&mut service, *entered.last().unwrap());
     assert_eq!(fill(&of_acme).len(), count);
 }
 
@@ -190,7 +190,7 @@ proptest! {
                 Step::Leave(who) if who < readers.len() => drop(readers.remove(who)),
                 Step::Take(who, count) if who < readers.len() => {
                     let (reader, left) = &mut readers[who];
-                    if let Some(last) = left.drain(..count.min(left.len())).last() {
+                    if let Some(last) = left.drain(..count.min(left.len())).next_back() {
                         take(reader, last);
                     }
                 }

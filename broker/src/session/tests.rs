@@ -346,9 +346,9 @@ fn what_a_session_holds_is_counted_exactly_whatever_becomes_of_it() {
 
 #[test]
 fn an_account_that_holds_too_much_holds_no_more_and_each_session_goes_on_with_its_own_part() {
-    let account = Some(Account::new(100_000));
+    let account = Account::new(100_000);
     let session = || {
-        let mut state = SessionState::new(1, false, 1 << 20, Share::of(account.clone(), 10_000));
+        let mut state = SessionState::new(1, false, 1 << 20, Share::of(Some(account.clone()), 10_000));
         assert!(state.subscribe(subscription("t", 1)));
         state
     };
@@ -365,5 +365,5 @@ fn an_account_that_holds_too_much_holds_no_more_and_each_session_goes_on_with_it
     drop(greedy);
     assert_eq!(other.offer(Cow::Borrowed(&message("t", &"x".repeat(30_000), 1, 9)), true), Offer::Queued);
     drop(other);
-    assert_eq!(account.unwrap().taken(), 0);
+    assert_eq!(account.taken(), 0);
 }
