@@ -118,7 +118,7 @@ fn readable(principal: &Principal) -> Vec<String> {
 }
 
 /// The topics that keep their last message.
-fn is_retained(topic: &Topic) -> bool {
+pub(crate) fn is_retained(topic: &Topic) -> bool {
     matches!(
         topic,
         Topic::Device { uplink: Uplink::Presence, .. } | Topic::View { .. } | Topic::Server { .. }

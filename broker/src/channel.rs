@@ -2,9 +2,10 @@
 //!
 //! The router keeps a log for every filter that was ever subscribed and never frees one, so clients' own topics and
 //! filters stay out of it. Every topic belongs to one *kind* (heartbeats, views, …), and the router only knows
-//! channels: one for each organisation and kind, named `o/{org}/{kind}`, and three outside of organisations. That bounds
-//! its logs by the number of organisations. A client's filter is turned into the set of kinds that it can match; what
-//! comes through those channels is matched against the client's own filters in its session.
+//! channels, each of which has one log: one for each organisation and kind, named `o/{org}/{kind}`, which people read, and one
+//! for each kind, `a/-/{kind}`, which services read and has everybody's messages. That bounds the logs by the number of
+//! organisations. A client's filter is turned into the set of kinds that it can match; what comes through those
+//! channels is matched against the client's own filters in its session.
 
 use protocol::id::OrgSlug;
 use protocol::topic::{Downlink, PREFIX, SERVER_FILTER, Topic, Uplink};
@@ -79,7 +80,7 @@ impl Kind {
         }
     }
 
-    fn of(topic: &Topic) -> Kind {
+    pub(crate) fn of(topic: &Topic) -> Kind {
         match topic {
             Topic::Device { uplink, .. } => match uplink {
                 Uplink::Birth => Kind::Birth,
@@ -102,6 +103,11 @@ impl Kind {
         }
     }
 
+    /// Its messages belong to no organisation.
+    pub(crate) fn is_of_no_org(self) -> bool {
+        matches!(self, Kind::Server | Kind::Other | Kind::Unknown)
+    }
+
     /// The filter that matches all topics of this kind in `org` (`+` for all).
     fn filter(self, org: &str) -> Option<String> {
         Some(match self {
@@ -120,8 +126,8 @@ impl Kind {
 pub(crate) struct Kinds(u16);
 
 impl Kinds {
-    pub(crate) fn insert(&mut self, kind: Kind) {
-        self.0 |= 1 << kind as u16;
+    pub(crate) fn with(self, kind: Kind) -> Kinds {
+        Kinds(self.0 | 1 << kind as u16)
     }
 
     pub(crate) fn contains(self, kind: Kind) -> bool {
@@ -171,6 +177,16 @@ impl Scope {
         }
     }
 
+    /// The kinds of which `filter` matches every message within this scope.
+    pub(crate) fn whole_kinds(&self, filter: &str) -> Kinds {
+        let org = match self {
+            Scope::Org { org, .. } => org.as_str(),
+            Scope::All => "+",
+        };
+        let whole = |kind: &Kind| kind.filter(org).is_some_and(|of_kind| of_kind == filter);
+        Kind::ALL.into_iter().filter(whole).fold(Kinds::default(), Kinds::with)
+    }
+
     /// The kinds of messages that `filter` can match within this scope.
     pub(crate) fn kinds(&self, filter: &str) -> Kinds {
         let (org, other, unknown) = match self {
@@ -185,18 +201,19 @@ impl Scope {
                 kind => kind.filter(org).is_some_and(|of_kind| overlap(filter, &of_kind)),
             };
             if needed {
-                kinds.insert(kind);
+                kinds = kinds.with(kind);
             }
         }
         kinds
     }
 
-    /// The router's filter for one kind.
+    /// The router's name for the log of one kind.
     pub(crate) fn channel(&self, kind: Kind) -> String {
-        match (self, kind) {
-            (Scope::All, kind) => format!("+/+/{}", kind.name()),
-            (Scope::Org { .. }, Kind::Server | Kind::Other | Kind::Unknown) => format!("s/-/{}", kind.name()),
-            (Scope::Org { org, .. }, kind) => format!("o/{org}/{}", kind.name()),
+        let kind_name = kind.name();
+        match self {
+            Scope::All => format!("a/-/{kind_name}"),
+            Scope::Org { .. } if kind.is_of_no_org() => format!("s/-/{kind_name}"),
+            Scope::Org { org, .. } => format!("o/{org}/{kind_name}"),
         }
     }
 }
@@ -204,23 +221,16 @@ impl Scope {
 /// The router's filters of organisations and people, whose logs are small, as patterns.
 pub(crate) const SMALL_LOGS: [&str; 2] = ["o/+/+", "s/+/+"];
 
-/// The router's topic for a message; `topic` is the message's, if it is one of the protocol's.
-pub(crate) fn route(topic: Option<&Topic>) -> String {
-    let Some(topic) = topic else { return format!("s/-/{}", Kind::Other.name()) };
-    let kind = Kind::of(topic).name();
+/// The organisation that a topic belongs to.
+pub(crate) fn org_of(topic: &Topic) -> Option<&OrgSlug> {
     match topic {
         Topic::Device { org, .. }
         | Topic::ToDevice { org, .. }
         | Topic::OperatorCommand { org, .. }
         | Topic::OperatorResult { org, .. }
-        | Topic::View { org, .. } => format!("o/{org}/{kind}"),
-        Topic::Server { .. } => format!("s/-/{kind}"),
+        | Topic::View { org, .. } => Some(org),
+        Topic::Server { .. } => None,
     }
-}
-
-/// The router's topic for what only services get.
-pub(crate) fn route_unknown() -> String {
-    format!("s/-/{}", Kind::Unknown.name())
 }
 
 #[cfg(test)]

@@ -55,6 +55,7 @@ const KEYS: &[Key] = &[
     key("FLEET_BROKER_PACKET_BYTES", "limits.packet_bytes", Kind::Number),
     key("FLEET_BROKER_QUEUED_BYTES", "limits.queued_bytes", Kind::Number),
     key("FLEET_BROKER_DEVICE_QUEUED_BYTES", "limits.device_queued_bytes", Kind::Number),
+    key("FLEET_BROKER_ACCOUNT_BYTES", "limits.account_bytes", Kind::Number),
     key("FLEET_BROKER_SUBSCRIPTIONS", "limits.subscriptions", Kind::Number),
     key("FLEET_BROKER_SESSIONS", "limits.sessions", Kind::Number),
     key("FLEET_BROKER_SESSIONS_PER_ACCOUNT", "limits.sessions_per_account", Kind::Number),
@@ -90,6 +91,7 @@ struct RawLimits {
     packet_bytes: Option<Bounded<1024, { 16 * 1024 * 1024 }>>,
     queued_bytes: Option<Bounded<{ 16 * 1024 }, { 1024 * 1024 * 1024 }>>,
     device_queued_bytes: Option<Bounded<{ 16 * 1024 }, { 1024 * 1024 * 1024 }>>,
+    account_bytes: Option<Bounded<{ 16 * 1024 }, { 1024 * 1024 * 1024 }>>,
     subscriptions: Option<Bounded<1, 10_000>>,
     sessions: Option<Bounded<1, 100_000>>,
     sessions_per_account: Option<Bounded<1, 10_000>>,
@@ -163,6 +165,7 @@ impl RawLimits {
             packet_bytes: self.packet_bytes.map_or(default.packet_bytes, Bounded::count),
             queued_bytes: self.queued_bytes.map_or(default.queued_bytes, Bounded::count),
             device_queued_bytes: self.device_queued_bytes.map_or(default.device_queued_bytes, Bounded::count),
+            account_bytes: self.account_bytes.map_or(default.account_bytes, Bounded::count),
             subscriptions: self.subscriptions.map_or(default.subscriptions, Bounded::count),
             sessions: self.sessions.map_or(default.sessions, Bounded::count),
             sessions_per_principal: self

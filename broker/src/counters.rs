@@ -106,13 +106,13 @@ counters! {
     subscribes_refused,
     /// `$share` filters, malformed filters and filters past the limit of a session.
     subscribes_unsupported,
-    /// Messages dropped because an absent session's queue was full.
+    /// Messages that left a session's queue, or did not get into it, because it was full or its account held too much.
     dropped_queue_full,
     /// Messages dropped because they were larger than the client accepts.
     dropped_too_large,
     /// Messages whose expiry passed before they could be delivered.
     dropped_expired,
-    /// Messages that fell out of the router's log before a slow client took them.
+    /// Messages that fell out of the router's log before a part of the server that stood still took them.
     dropped_log_wrapped,
     /// Messages to a device that is not connected: the database sends what is open when it comes back.
     dropped_device_absent,

@@ -4,17 +4,38 @@
 
 /// True if a message on `topic` is for a subscriber of `filter`. Topics that begin with `$` match no filter that
 /// begins with a wildcard.
-pub(crate) fn matches(filter: &str, topic: &str) -> bool {
-    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+pub(crate) fn matches(filter: impl AsRef<[u8]>, topic: impl AsRef<[u8]>) -> bool {
+    // In bytes, as it is done for every message and subscription.
+    let (filter, topic) = (filter.as_ref(), topic.as_ref());
+    if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
         return false;
     }
-    let (mut filter, mut topic) = (filter.split('/'), topic.split('/'));
+    let ends_level = |at: usize| matches!(filter.get(at), None | Some(b'/'));
+    // What is the same at the beginning has no wildcard.
+    let (a, b) = (filter.as_chunks::<8>().0, topic.as_chunks::<8>().0);
+    let same = 8 * a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let begin = filter[..same].iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+    let (mut f, mut t) = (begin, begin);
     loop {
-        match (filter.next(), topic.next()) {
-            (Some("#"), _) => return true,
-            (Some("+"), Some(_)) => {}
-            (Some(a), Some(b)) if a == b => {}
-            (None, None) => return true,
+        // At the beginning of a level of both, or behind the topic's last one.
+        match filter.get(f) {
+            Some(b'#') if ends_level(f + 1) => return true,
+            Some(b'+') if t <= topic.len() && ends_level(f + 1) => {
+                f += 1;
+                t += topic[t..].iter().take_while(|byte| **byte != b'/').count();
+            }
+            _ => {
+                while let Some(byte) = filter.get(f).filter(|byte| **byte != b'/') {
+                    if topic.get(t) != Some(byte) {
+                        return false;
+                    }
+                    (f, t) = (f + 1, t + 1);
+                }
+            }
+        }
+        match (filter.get(f), topic.get(t)) {
+            (None, None) => return t == topic.len(),
+            (Some(_), Some(b'/') | None) if t <= topic.len() => (f, t) = (f + 1, t + 1),
             _ => return false,
         }
     }

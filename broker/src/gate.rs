@@ -1,24 +1,22 @@
 //! What all connections share, and the one way by which a message gets in.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use protocol::id::{OrgSlug, UserName};
 use protocol::topic::Topic;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use crate::channel;
 use crate::counters::Counters;
 use crate::descriptors;
 use crate::failures::Failures;
 use crate::limits::Limits;
 use crate::log_pace::LogPace;
+use crate::logs::{Logs, Places, Room, Route};
 use crate::message::{Draft, Message};
-use crate::places::{self, Number, Places};
+use crate::places::{self, Number};
 use crate::principal::{Authenticator, PrincipalKey};
 use crate::registry::{Kick, Registry, Will};
 use crate::retained::{Retained, Stored};
@@ -28,16 +26,15 @@ use crate::session::state::Offer;
 /// The most connections at a time that have been told why they end and may still read it.
 const GOODBYES: usize = 256;
 
-/// What a message takes in the router's logs beside its topic and payload.
-const LOG_ENTRY_BYTES: usize = 64;
-/// How long a publisher's next messages wait for a session that is behind.
-const BEHIND_TIME: Duration = Duration::from_millis(400);
+/// How long the will of a connection that ends waits for room, before it goes without.
+const WILL_TIME: Duration = Duration::from_secs(1);
 
 /// The shared state of the gate.
 pub(crate) struct Gate {
     pub(crate) limits: Limits,
     pub(crate) auth: Arc<dyn Authenticator>,
     pub(crate) router: Arc<Router>,
+    pub(crate) logs: Logs,
     pub(crate) registry: Registry,
     pub(crate) retained: Mutex<Retained>,
     pub(crate) failures: Mutex<Failures>,
@@ -45,9 +42,7 @@ pub(crate) struct Gate {
     pub(crate) stopping: watch::Sender<bool>,
     /// Hears of people whose requests were refused since they were retained.
     pub(crate) refused_retains: Mutex<Option<mpsc::Sender<(OrgSlug, UserName)>>>,
-    /// How many sessions get what they subscribed to late.
-    pub(crate) behind: watch::Sender<usize>,
-    unauthenticated: Mutex<Places<oneshot::Sender<()>>>,
+    unauthenticated: Mutex<places::Places<oneshot::Sender<()>>>,
     /// Permits for CONNECTs that are large.
     large_connects: Arc<Semaphore>,
     /// Permits for connections that have been told why they end and may still read it.
@@ -55,9 +50,6 @@ pub(crate) struct Gate {
     refusals: Mutex<LogPace>,
     conflicts: Mutex<LogPace>,
     numbers: AtomicU64,
-    /// Bytes of all messages that were ever published.
-    published_bytes: AtomicU64,
-    lanes: RandomState,
     started: Instant,
 }
 
@@ -80,28 +72,27 @@ impl Gate {
         let gate = Arc::new(Gate {
             auth,
             router,
+            logs: Logs::new(),
             registry: Registry::default(),
             retained: Mutex::new(Retained::new(limits.retained_messages, limits.retained_bytes)),
             failures: Mutex::new(Failures::new(limits.failures, limits.failure_window)),
             counters: Counters::default(),
             stopping: watch::channel(false).0,
             refused_retains: Mutex::default(),
-            behind: watch::channel(0).0,
             large_connects: Arc::new(Semaphore::new(limits.large_connects)),
             goodbyes: Semaphore::new(limits.unauthenticated.min(GOODBYES)),
             refusals: Mutex::new(LogPace::new(Instant::now())),
             conflicts: Mutex::new(LogPace::new(Instant::now())),
-            unauthenticated: Mutex::new(Places::new(
+            unauthenticated: Mutex::new(places::Places::new(
                 limits.unauthenticated_per_address,
                 limits.unauthenticated,
             )),
             numbers: AtomicU64::new(1),
-            published_bytes: AtomicU64::new(0),
-            lanes: RandomState::new(),
             started: Instant::now(),
             limits,
         });
         tokio::spawn(sweep(Arc::downgrade(&gate)));
+        tokio::spawn(close_logs(Arc::downgrade(&gate)));
         Ok(gate)
     }
 
@@ -111,31 +102,48 @@ impl Gate {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// A message that is published now. What it costs in the router's logs is counted, about.
-    pub(crate) fn message(&self, draft: &Draft<'_>, origin: u64, now: Instant) -> Message {
-        let bytes = (draft.topic.len() + draft.payload.len() + LOG_ENTRY_BYTES) as u64;
-        let before = self.published_bytes.fetch_add(bytes, Ordering::Relaxed);
-        Message::new(draft, origin, now.saturating_duration_since(self.started).as_millis() as u64, before)
-    }
-
-    /// How much has been published since this message was.
-    pub(crate) fn bytes_since(&self, message: &Message) -> u64 {
-        self.published_bytes.load(Ordering::Relaxed).saturating_sub(message.bytes_before())
-    }
-
     /// A number that nothing else in this process has.
     pub(crate) fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The lane of a principal: what one party publishes stays in order, over reconnects as well.
-    pub(crate) fn lane(&self, key: &PrincipalKey) -> u64 {
-        self.lanes.hash_one(key)
+    /// Where a message on this topic goes; `None` for one that is not of the protocol.
+    pub(crate) fn destination(&self, topic: Option<&Topic>) -> Destination {
+        let to = match topic {
+            Some(Topic::ToDevice { org, device, .. }) => {
+                To::Device(PrincipalKey::Device { org: org.clone(), device: device.clone() })
+            }
+            Some(Topic::Server { .. }) => To::Devices,
+            Some(Topic::Device { .. }) => To::ReadersAlone,
+            _ => To::Readers,
+        };
+        Destination { to, route: self.logs.route(topic) }
     }
 
-    /// Publishes a message that the access rules allow.
-    pub(crate) fn publish(&self, lane: u64, origin: u64, draft: &Draft<'_>) -> Result<(), RouterGone> {
-        let message = self.message(draft, origin, Instant::now());
+    /// Where a message goes that is on a topic of a device's own subtree which this version does not know: to services. It
+    /// may be a record of a newer agent, which has to be acknowledged as a record. Nobody else gets it.
+    pub(crate) fn unknown_destination(&self) -> Destination {
+        Destination { to: To::Readers, route: self.logs.route_unknown() }
+    }
+
+    /// A message that is published now.
+    pub(crate) fn message(&self, draft: &Draft<'_>, origin: u64, places: Places, now: Instant) -> Message {
+        Message::new(draft, origin, now.saturating_duration_since(self.started).as_millis() as u64, places)
+    }
+
+    /// Publishes a message that the access rules allow and that has its places.
+    pub(crate) fn publish(
+        &self,
+        origin: u64,
+        draft: &Draft<'_>,
+        destination: Destination,
+        places: Places,
+    ) -> Result<(), RouterGone> {
+        let Destination { to, route } = destination;
+        if route.is_empty() && !draft.retain && matches!(to, To::Readers | To::ReadersAlone) {
+            return Ok(());
+        }
+        let message = self.message(draft, origin, places, Instant::now());
         // Kept before it is routed: a subscriber that comes between gets it twice rather than not at all.
         if draft.retain {
             let mut retained = lock(&self.retained);
@@ -143,42 +151,41 @@ impl Gate {
                 self.counters.dropped_retained_full.one();
             }
         }
-        let topic = draft.topic.parse::<Topic>().ok();
-        let channel = channel::route(topic.as_ref()).into();
-        match topic {
-            Some(Topic::ToDevice { org, device, .. }) => {
-                self.hand_to_device(&PrincipalKey::Device { org, device }, &message);
-            }
-            Some(Topic::Server { .. }) => {
+        let mut to_readers = route.channels().map(|channel| (channel.clone(), message.clone())).collect();
+        match to {
+            To::Device(key) => self.hand_to_device(&key, message),
+            To::Devices => {
                 for session in self.registry.devices() {
                     // A device that does not take its messages is ended by what is sent to it alone.
-                    session.offer(&message);
+                    session.offer(message.clone());
                 }
             }
-            _ => {}
+            To::Readers | To::ReadersAlone => {}
         }
-        self.router.publish(lane, channel, &message)
+        self.router.publish(&mut to_readers)
     }
 
-    /// The channel of a topic whose messages go to the router and nowhere else, unless they are to be retained.
-    pub(crate) fn plain_channel(topic: &str) -> Option<Bytes> {
-        let topic = topic.parse::<Topic>().ok()?;
-        matches!(topic, Topic::Device { .. }).then(|| channel::route(Some(&topic)).into())
-    }
-
-    /// Shows services a message on a topic of a device's own subtree that this version does not know. It may be a record
-    /// of a newer agent, which has to be acknowledged as a record. Nobody else gets it, and nothing is retained.
-    pub(crate) fn publish_unknown(
+    /// As [`Gate::publish`], after waiting for room if there is none.
+    pub(crate) async fn publish_in_turn(
         &self,
-        lane: u64,
         origin: u64,
         draft: &Draft<'_>,
+        topic: Option<&Topic>,
     ) -> Result<(), RouterGone> {
-        let message = self.message(&Draft { retain: false, ..*draft }, origin, Instant::now());
-        self.router.publish(lane, channel::route_unknown().into(), &message)
+        let destination = self.destination(topic);
+        let places = match destination.route.try_enter(draft.len()) {
+            Some(places) => places,
+            None => {
+                let mut room = destination.route.clone().reserve(draft.len()).await?;
+                // It is for this one.
+                let enter_at_once = || destination.route.enter_at_once(draft.len());
+                room.enter(&destination.route, draft.len()).unwrap_or_else(enter_at_once)
+            }
+        };
+        self.publish(origin, draft, destination, places)
     }
 
-    fn hand_to_device(&self, key: &PrincipalKey, message: &Message) {
+    fn hand_to_device(&self, key: &PrincipalKey, message: Message) {
         let Some(session) = self.registry.device(key) else {
             self.counters.dropped_device_absent.one();
             return;
@@ -186,7 +193,7 @@ impl Gate {
         match session.offer(message) {
             Offer::Queued => {}
             Offer::NotWanted => self.counters.dropped_device_absent.one(),
-            Offer::Full => {
+            Offer::Full | Offer::NoRoom => {
                 if self.registry.kick(key, Kick::QueueFull) > 0 {
                     self.counters.device_queue_overflows.one();
                     tracing::warn!(client = %key, "device does not take its messages, ending its connection");
@@ -204,23 +211,30 @@ impl Gate {
         }
     }
 
-    /// Waits a moment while a session is behind with what is for it, so that it gets the time to take it, and what
-    /// follows does not push it out of the router's log. A moment only: who publishes at a human pace does not notice.
-    pub(crate) async fn sessions_caught_up(&self) {
-        let mut behind = self.behind.subscribe();
-        let caught_up = behind.wait_for(|behind| *behind == 0);
-        let _ = tokio::time::timeout(BEHIND_TIME, caught_up).await;
-    }
-
-    /// True if [`Gate::sessions_caught_up`] would wait.
-    pub(crate) fn is_behind(&self) -> bool {
-        *self.behind.borrow() > 0
-    }
-
-    /// Publishes a will.
-    pub(crate) fn publish_will(&self, lane: u64, origin: u64, will: &Will) {
+    /// Publishes a will, after waiting for room if there is none.
+    pub(crate) async fn publish_will(&self, origin: u64, will: &Will) {
         self.counters.wills.one();
-        if self.publish(lane, origin, &will.draft()).is_err() {
+        let draft = will.draft();
+        if self.publish_in_turn(origin, &draft, draft.topic.parse().ok().as_ref()).await.is_err() {
+            tracing::error!("a will could not be published: the router has stopped");
+        }
+    }
+
+    /// Waits until there is room for a will that may be due in a moment; not for long.
+    pub(crate) async fn room_for(&self, will: &Will) -> Option<Room> {
+        let draft = will.draft();
+        let reserve = self.destination(draft.topic.parse().ok().as_ref()).route.reserve(draft.len());
+        tokio::time::timeout(WILL_TIME, reserve).await.ok()?.ok()
+    }
+
+    /// Publishes a will now, with the room that was kept for it, or without.
+    pub(crate) fn publish_will_now(&self, origin: u64, will: &Will, room: Option<Room>) {
+        self.counters.wills.one();
+        let draft = will.draft();
+        let destination = self.destination(draft.topic.parse().ok().as_ref());
+        let reserved = room.and_then(|mut room| room.enter(&destination.route, draft.len()));
+        let places = reserved.unwrap_or_else(|| destination.route.enter_at_once(draft.len()));
+        if self.publish(origin, &draft, destination, places).is_err() {
             tracing::error!("a will could not be published: the router has stopped");
         }
     }
@@ -275,6 +289,29 @@ impl Gate {
         counters.connections_devices.get()
             + counters.connections_people.get()
             + counters.connections_services.get()
+    }
+}
+
+/// Where a message goes.
+pub(crate) struct Destination {
+    to: To,
+    pub(crate) route: Route,
+}
+
+/// Who gets a message beside the readers of its logs.
+enum To {
+    Readers,
+    /// Nobody, and nobody ever will.
+    ReadersAlone,
+    Device(PrincipalKey),
+    /// All devices that have subscribed to it.
+    Devices,
+}
+
+impl Destination {
+    /// Its messages go to the router and nowhere else, unless they are to be retained.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.to, To::ReadersAlone)
     }
 }
 
@@ -334,6 +371,15 @@ impl Drop for Admission {
     }
 }
 
+/// Lets nobody wait for a router that has gone.
+async fn close_logs(gate: Weak<Gate>) {
+    let Some(router) = gate.upgrade().map(|gate| gate.router.clone()) else { return };
+    router.gone().await;
+    if let Some(gate) = gate.upgrade() {
+        gate.logs.close();
+    }
+}
+
 /// Ends sessions and publishes wills whose time has come, and drops expired retained messages.
 async fn sweep(gate: Weak<Gate>) {
     let mut tick = tokio::time::interval(Duration::from_millis(500));
@@ -341,8 +387,9 @@ async fn sweep(gate: Weak<Gate>) {
     for round in 0u64.. {
         tick.tick().await;
         let Some(gate) = gate.upgrade() else { return };
-        for (key, origin, will) in gate.registry.sweep(Instant::now()) {
-            gate.publish_will(gate.lane(&key), origin, &will);
+        gate.logs.forsake_stuck_readers();
+        for (origin, will) in gate.registry.sweep(Instant::now()) {
+            gate.publish_will(origin, &will).await;
         }
         // Expired ones are not delivered in any case; this gives their room back.
         if round % 64 == 0 {

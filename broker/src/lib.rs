@@ -3,6 +3,7 @@
 //! `docs/broker.md` tells how it works, what its limits are, and what of MQTT it leaves out.
 
 pub mod access;
+mod account;
 mod broker;
 mod channel;
 mod codec;
@@ -18,6 +19,7 @@ pub mod layered_config;
 mod limits;
 mod listen;
 mod log_pace;
+mod logs;
 mod message;
 pub mod password;
 mod places;

@@ -33,9 +33,13 @@ pub struct Limits {
     pub inflight_in: u16,
     /// Messages sent to one client that it has not acknowledged yet (its own Receive Maximum may be lower). 100.
     pub inflight_out: u16,
-    /// Bytes waiting for one client of a person or a service. Past it the gate takes no more from the router for a
-    /// connected client, and drops what comes for an absent one. 1 MiB.
+    /// Bytes waiting for one client of a person or a service. Past it the oldest messages of the topics that have most there
+    /// make room, after publishers have waited a moment for a client that is connected. 1 MiB.
     pub queued_bytes: usize,
+    /// Bytes that all sessions and connections of one person or service hold together, beyond a little that each may
+    /// hold in any case: messages that wait or are not acknowledged, subscriptions, packets that are being read or
+    /// written. 8 MiB.
+    pub account_bytes: usize,
     /// Bytes waiting for one device. Past it the device's connection is ended: what it misses is sent again from
     /// the database when it is back. 512 KiB.
     pub device_queued_bytes: usize,
@@ -63,21 +67,14 @@ pub struct Limits {
     pub retained_bytes: usize,
     /// How long one write to a client may take. 30 s.
     pub write_time: Duration,
-    /// Size of one segment of the router's log for one kind of message of one organisation, in bytes; a log has
-    /// [`Limits::log_segments`]. What a slow client does not fetch in time falls out at the end. 64 KiB.
-    pub log_segment_bytes: usize,
-    /// As [`Limits::log_segment_bytes`], for the logs that services (`fleetd`) read. 1 MiB.
-    pub service_log_segment_bytes: usize,
-    /// Segments of each log. 10.
-    pub log_segments: usize,
 }
 
 /// The longest time that a session or a will is kept, whatever is asked for.
 const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl Limits {
-    /// Values that cannot work, brought to the nearest that do: a window of at least one message, a log of at least
-    /// one segment of 1 KiB, times of at most a year, packets as MQTT can have them.
+    /// Values that cannot work, brought to the nearest that do: a window of at least one message, times of at most a
+    /// year, packets as MQTT can have them.
     pub(crate) fn workable(self) -> Limits {
         Limits {
             packet_bytes: self.packet_bytes.min(256 * 1024 * 1024),
@@ -85,9 +82,6 @@ impl Limits {
             inflight_out: self.inflight_out.max(1),
             session_expiry: self.session_expiry.min(A_YEAR),
             will_delay: self.will_delay.min(A_YEAR),
-            log_segment_bytes: self.log_segment_bytes.max(1024),
-            service_log_segment_bytes: self.service_log_segment_bytes.max(1024),
-            log_segments: self.log_segments.max(1),
             ..self
         }
     }
@@ -120,6 +114,7 @@ impl Default for Limits {
             inflight_in: 256,
             inflight_out: 1_000,
             queued_bytes: 1024 * 1024,
+            account_bytes: 8 * 1024 * 1024,
             device_queued_bytes: 512 * 1024,
             subscriptions: 200,
             sessions: 2_000,
@@ -132,9 +127,6 @@ impl Default for Limits {
             retained_messages: 50_000,
             retained_bytes: 64 * 1024 * 1024,
             write_time: Duration::from_secs(30),
-            log_segment_bytes: 64 * 1024,
-            service_log_segment_bytes: 1024 * 1024,
-            log_segments: 10,
         }
     }
 }

@@ -5,8 +5,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// flags, origin, published_ms, expiry_seconds, topic length, properties length, bytes before.
-const HEADER_BYTES: usize = 1 + 8 + 8 + 4 + 2 + 4 + 8;
+use crate::logs::Places;
+
+/// flags, origin, published_ms, expiry_seconds, topic length, properties length, places.
+const HEADER_BYTES: usize = 1 + 8 + 8 + 4 + 2 + 4 + 2 * 8;
 
 const RETAIN: u8 = 0b0000_0100;
 const EXPIRES: u8 = 0b0000_1000;
@@ -23,6 +25,13 @@ pub(crate) struct Draft<'a> {
     pub(crate) expiry_seconds: Option<u32>,
 }
 
+impl Draft<'_> {
+    /// Size of the message that it becomes.
+    pub(crate) fn len(&self) -> usize {
+        HEADER_BYTES + self.topic.len() + self.properties.len() + self.payload.len()
+    }
+}
+
 /// A published message. Cloning it copies a reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
@@ -32,9 +41,9 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// `origin` is the number of the publishing session, `now_ms` the gate's own clock, `bytes_before` how much was
-    /// published before this message.
-    pub(crate) fn new(draft: &Draft<'_>, origin: u64, now_ms: u64, bytes_before: u64) -> Message {
+    /// `origin` is the number of the publishing session, `now_ms` the gate's own clock, `places` are those in the logs
+    /// that it goes to.
+    pub(crate) fn new(draft: &Draft<'_>, origin: u64, now_ms: u64, places: Places) -> Message {
         let topic_end = HEADER_BYTES + draft.topic.len();
         let properties_end = topic_end + draft.properties.len();
         let mut bytes = BytesMut::with_capacity(properties_end + draft.payload.len());
@@ -52,7 +61,7 @@ impl Message {
         // Both come from packets, which bound them: the topic by its two-byte length, the properties by the packet size.
         bytes.put_u16(draft.topic.len() as u16);
         bytes.put_u32(draft.properties.len() as u32);
-        bytes.put_u64(bytes_before);
+        places.into_iter().for_each(|place| bytes.put_u64(place));
         bytes.extend_from_slice(draft.topic.as_bytes());
         bytes.extend_from_slice(draft.properties);
         bytes.extend_from_slice(draft.payload);
@@ -70,7 +79,7 @@ impl Message {
         let properties_len = u32::from_be_bytes(*bytes.get(23..)?.first_chunk()?);
         let topic_end = HEADER_BYTES + usize::from(topic_len);
         let properties_end = topic_end.checked_add(properties_len as usize)?;
-        if properties_end > bytes.len() || std::str::from_utf8(&bytes[HEADER_BYTES..topic_end]).is_err() {
+        if properties_end > bytes.len() {
             return None;
         }
         Some(Message { bytes, topic_end, properties_end })
@@ -90,9 +99,9 @@ impl Message {
         self.bytes[0] & RETAIN != 0
     }
 
-    /// How many bytes of messages were published before it.
-    pub(crate) fn bytes_before(&self) -> u64 {
-        self.u64_at(27)
+    /// Its places in the logs that it went to.
+    pub(crate) fn places(&self) -> Places {
+        [self.u64_at(27), self.u64_at(35)]
     }
 
     /// The number of the session that published it.
@@ -101,8 +110,13 @@ impl Message {
     }
 
     pub(crate) fn topic(&self) -> &str {
-        // Both constructors have checked it.
-        std::str::from_utf8(&self.bytes[HEADER_BYTES..self.topic_end]).unwrap_or("")
+        // It was text when the message was made.
+        std::str::from_utf8(self.topic_bytes()).unwrap_or("")
+    }
+
+    /// As [`Message::topic`], for those who need not know that it is text.
+    pub(crate) fn topic_bytes(&self) -> &[u8] {
+        &self.bytes[HEADER_BYTES..self.topic_end]
     }
 
     pub(crate) fn properties(&self) -> &[u8] {
@@ -152,27 +166,27 @@ mod tests {
 
     #[test]
     fn everything_survives_the_way_through_the_router() {
-        let sent = Message::new(&DRAFT, 7, 1_000, 5);
+        let sent = Message::new(&DRAFT, 7, 1_000, [5, 6]);
         let back = Message::from_bytes(sent.bytes().clone()).expect("one of ours");
         assert_eq!(back, sent);
         assert_eq!((back.topic(), back.qos(), back.retain(), back.origin()), ("a/b", 2, true, 7));
-        assert_eq!(back.bytes_before(), 5);
+        assert_eq!((back.places(), back.len()), ([5, 6], DRAFT.len()));
         assert_eq!((back.properties(), &back.payload()[..]), (&[0x01u8, 1][..], &b"hello"[..]));
     }
 
     #[test]
     fn the_expiry_counts_down_and_ends() {
-        let message = Message::new(&DRAFT, 7, 1_000, 0);
+        let message = Message::new(&DRAFT, 7, 1_000, [0, 0]);
         assert_eq!(message.expiry_left(1_000), Ok(Some(10)));
         assert_eq!(message.expiry_left(4_500), Ok(Some(7)));
         assert_eq!(message.expiry_left(11_000), Err(Expired));
-        let endless = Message::new(&Draft { expiry_seconds: None, ..DRAFT }, 7, 1_000, 0);
+        let endless = Message::new(&Draft { expiry_seconds: None, ..DRAFT }, 7, 1_000, [0, 0]);
         assert_eq!(endless.expiry_left(u64::MAX), Ok(None));
     }
 
     #[test]
     fn a_foreign_block_is_no_message() {
         assert_eq!(Message::from_bytes(Bytes::from_static(b"short")), None);
-        assert_eq!(Message::from_bytes(Bytes::from_static(&[0xff; 48])), None);
+        assert_eq!(Message::from_bytes(Bytes::from_static(&[0xff; 56])), None);
     }
 }

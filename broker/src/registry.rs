@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use protocol::id::{DeviceId, OrgSlug};
 use tokio::sync::watch;
 
+use crate::account::Account;
 use crate::message::Draft;
 use crate::principal::{PrincipalKey, Transport};
 use crate::router::lock;
@@ -188,7 +189,7 @@ impl Registry {
         number: u64,
         clean: bool,
         limit: SessionLimit,
-        make: impl FnOnce() -> Session,
+        make: impl FnOnce(Option<Arc<Account>>) -> Session,
     ) -> Result<Opened, OpenError> {
         let mut ended = Vec::new();
         let result = {
@@ -305,13 +306,13 @@ impl Registry {
     }
 
     /// Ends the absent sessions whose time is over; returns the wills that are due.
-    pub(crate) fn sweep(&self, now: Instant) -> Vec<(PrincipalKey, u64, Will)> {
+    pub(crate) fn sweep(&self, now: Instant) -> Vec<(u64, Will)> {
         let (mut ended, mut wills) = (Vec::new(), Vec::new());
         {
             let mut table = lock(&self.0);
             let Table { clients, sessions, revoked } = &mut *table;
             revoked.retain(|_, at| now.saturating_duration_since(*at) < LOGIN_TIME);
-            for (key, list) in clients.iter_mut() {
+            for list in clients.values_mut() {
                 for client in list.iter_mut() {
                     // A claimed place decides for itself.
                     if client.live.is_some() {
@@ -320,7 +321,7 @@ impl Registry {
                     let Some(absent) = &mut client.absent else { continue };
                     let expired = absent.expires <= now;
                     if let Some((_, id, will)) = absent.will.take_if(|(due, ..)| expired || *due <= now) {
-                        wills.push((key.clone(), id, will));
+                        wills.push((id, will));
                     }
                     if expired {
                         client.absent = None;
@@ -349,6 +350,8 @@ pub(crate) struct SessionLimit {
     pub(crate) per_principal: usize,
     /// Live connections of one principal.
     pub(crate) connections: usize,
+    /// What they hold together, see [`Account`].
+    pub(crate) account_bytes: usize,
 }
 
 impl Table {
@@ -360,7 +363,7 @@ impl Table {
         number: u64,
         clean: bool,
         limit: SessionLimit,
-        make: impl FnOnce() -> Session,
+        make: impl FnOnce(Option<Arc<Account>>) -> Session,
         ended: &mut Vec<Arc<Session>>,
     ) -> Result<Opened, OpenError> {
         let counts = !is_device(key);
@@ -409,9 +412,14 @@ impl Table {
             }
             self.sessions += 1;
         }
-        let session = Arc::new(make());
         // Nothing has left the list since the client was found in it.
         let list = self.clients.get_mut(key).ok_or(OpenError::TakenOver)?;
+        let account = counts.then(|| {
+            let mut sessions = list.iter().filter_map(|client| client.session.as_ref());
+            let known = sessions.find_map(|session| session.account());
+            known.unwrap_or_else(|| Account::new(limit.account_bytes))
+        });
+        let session = Arc::new(make(account));
         list[index].session = Some(session.clone());
         Ok(Opened { session, present: false, orphaned_wills })
     }

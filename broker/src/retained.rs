@@ -75,7 +75,7 @@ impl Retained {
         for (looked_at, (topic, message)) in
             topics.take_while(|(topic, _)| topic.starts_with(prefix)).enumerate()
         {
-            if matches(filter, topic) && message.expiry_left(now_ms).is_ok() {
+            if matches(filter, topic.as_bytes()) && message.expiry_left(now_ms).is_ok() {
                 messages.push(message.clone());
             }
             if messages.len() >= count || looked_at + 1 >= LOOKED_AT {

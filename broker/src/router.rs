@@ -10,7 +10,9 @@
 //! - A link never leaves: [`Router::recycle`] unsubscribes it, waits until it is quiet and keeps it for the next client.
 //!   An event for a link that has gone panics the router, ids of links that left are never freed, and a stale id in its
 //!   ready queue can stall the others.
-//! - Links that subscribe never publish: an unsubscribe in one batch with a publish leaves a subscription behind.
+//! - Links that subscribe never publish: an unsubscribe in one batch with a publish leaves a subscription behind. One link
+//!   publishes for everybody: so messages are in the logs in the order in which they were handed over.
+//! - A log forgets its oldest messages when it is full: [`logs`](crate::logs) sees to it that nobody still wants them.
 //! - `Ready` is sent exactly once for each `Unschedule`.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -26,15 +28,9 @@ use tokio::sync::watch;
 
 use crate::channel::SMALL_LOGS;
 use crate::limits::Limits;
+use crate::logs::{SEGMENTS, SERVICE_SEGMENT_BYTES, SMALL_SEGMENT_BYTES};
 use crate::message::Message;
 
-/// Links that only publish; each connection uses one of them by its number, so its own order is kept.
-const UPLINKS: usize = 4;
-/// Past this many packets that the router has not taken yet, or this many bytes, publishers wait.
-const UPLINK_BACKLOG: usize = 512;
-const UPLINK_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
-/// So few packets are not looked at for their bytes: the largest that there may be are not too much.
-const UPLINK_FEW: usize = 16;
 /// How long the router may leave a question unanswered before it counts as gone.
 const ROUTER_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -56,7 +52,7 @@ type MakeLink = dyn Fn(&str) -> Result<(LinkTx, LinkRx, Notification), RouterGon
 /// The running router.
 pub(crate) struct Router {
     make: Box<MakeLink>,
-    uplinks: Vec<Arc<LinkSender>>,
+    uplink: Arc<LinkSender>,
     idle: Mutex<Vec<(Arc<LinkSender>, LinkReceiver)>>,
     made: AtomicU64,
     max_links: u64,
@@ -67,47 +63,33 @@ impl Router {
     /// Starts the router thread and a task that watches it. Must be called within a tokio runtime.
     pub(crate) fn start(limits: &Limits) -> Result<Arc<Router>, RouterGone> {
         let max_links = limits.sessions as u64 + 64;
-        let small = SegmentConfig {
-            max_segment_size: limits.log_segment_bytes,
-            max_segment_count: limits.log_segments,
-        };
+        let small = SegmentConfig { max_segment_size: SMALL_SEGMENT_BYTES, max_segment_count: SEGMENTS };
         let config = RouterConfig {
-            max_connections: limits.sessions + 64 + UPLINKS + 1,
+            // Sessions, parts of the server, the uplink and the watch.
+            max_connections: limits.sessions + 64 + 2,
             max_outgoing_packet_count: 100,
-            max_segment_size: limits.service_log_segment_bytes,
-            max_segment_count: limits.log_segments,
+            max_segment_size: SERVICE_SEGMENT_BYTES,
+            max_segment_count: SEGMENTS,
             custom_segment: Some(SMALL_LOGS.map(|filter| (filter.to_owned(), small.clone())).into()),
             ..RouterConfig::default()
         };
         let events = rumqttd::Router::new(0, config).spawn();
         // The type of the router's events has no public name; a closure hides it.
-        let make = move |id: &str| LinkBuilder::new(id, events.clone()).build().map_err(|_| RouterGone);
+        let make: Box<MakeLink> =
+            Box::new(move |id| LinkBuilder::new(id, events.clone()).build().map_err(|_| RouterGone));
+        let (uplink, _) = build(&make, "uplink")?;
+        let (sender, receiver) = build(&make, "watch")?;
         let (alive, _) = watch::channel(true);
-        let mut router = Router {
-            make: Box::new(make),
-            uplinks: Vec::new(),
+        let router = Arc::new(Router {
+            make,
+            uplink,
             idle: Mutex::default(),
             made: AtomicU64::new(0),
             max_links,
             alive,
-        };
-        for number in 0..UPLINKS {
-            let (sender, _) = router.build(&format!("uplink-{number}"))?;
-            router.uplinks.push(sender);
-        }
-        let (sender, receiver) = router.build("watch")?;
-        let router = Arc::new(router);
+        });
         tokio::spawn(watch_router(Arc::downgrade(&router), sender, receiver));
         Ok(router)
-    }
-
-    fn build(&self, id: &str) -> Result<(Arc<LinkSender>, LinkReceiver), RouterGone> {
-        let (tx, rx, _) = (self.make)(id)?;
-        // Room for 200 packets of 400 bytes is set aside for each link; it grows again where it is needed.
-        tx.buffer().shrink_to(4);
-        let pings = Arc::new(AtomicUsize::new(0));
-        let sender = LinkSender { tx: Mutex::new(tx), pings: pings.clone() };
-        Ok((Arc::new(sender), LinkReceiver { rx, pings }))
     }
 
     /// A link for one session: a used one, or a new one.
@@ -126,7 +108,7 @@ impl Router {
             self.made.fetch_sub(1, Ordering::Relaxed);
             return Err(LinkRefused::Full);
         }
-        self.build(&format!("link-{number}")).map_err(|RouterGone| LinkRefused::Gone)
+        build(&self.make, &format!("link-{number}")).map_err(|RouterGone| LinkRefused::Gone)
     }
 
     /// Takes a session's link back: unsubscribes it and drops what is still on its way.
@@ -150,36 +132,11 @@ impl Router {
         }
     }
 
-    /// Hands a message to the router. `lane` is any number that stays the same for one publisher.
-    pub(crate) fn publish(&self, lane: u64, channel: Bytes, message: &Message) -> Result<(), RouterGone> {
-        self.uplink(lane).push(packet(channel, message))
-    }
-
-    /// Hands several messages to the router, each with its channel, and leaves none.
-    pub(crate) fn publish_all(
-        &self,
-        lane: u64,
-        messages: &mut Vec<(Bytes, Message)>,
-    ) -> Result<(), RouterGone> {
+    /// Hands messages to the router, each with its channel, and leaves none.
+    pub(crate) fn publish(&self, messages: &mut Vec<(Bytes, Message)>) -> Result<(), RouterGone> {
         let Some((channel, message)) = messages.pop() else { return Ok(()) };
         let before = messages.drain(..).map(|(channel, message)| packet(channel, &message));
-        self.uplink(lane).push_all(before, packet(channel, &message))
-    }
-
-    /// Waits while the router is behind with what publishers of this lane have handed over.
-    pub(crate) async fn caught_up(&self, lane: u64) {
-        while self.is_behind(lane) && self.is_alive() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    /// True if [`Router::caught_up`] would wait.
-    pub(crate) fn is_behind(&self, lane: u64) -> bool {
-        self.uplink(lane).is_behind()
-    }
-
-    fn uplink(&self, lane: u64) -> &LinkSender {
-        &self.uplinks[(lane % UPLINKS as u64) as usize]
+        self.uplink.push_all(before, packet(channel, &message))
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -191,6 +148,15 @@ impl Router {
         // The sender lives in `self`, so waiting ends only with the value.
         let _ = self.alive.subscribe().wait_for(|alive| !alive).await;
     }
+}
+
+fn build(make: &MakeLink, id: &str) -> Result<(Arc<LinkSender>, LinkReceiver), RouterGone> {
+    let (tx, rx, _) = make(id)?;
+    // Room for 200 packets of 400 bytes is set aside for each link; it grows again where it is needed.
+    tx.buffer().shrink_to(4);
+    let pings = Arc::new(AtomicUsize::new(0));
+    let sender = LinkSender { tx: Mutex::new(tx), pings: pings.clone() };
+    Ok((Arc::new(sender), LinkReceiver { rx, pings }))
 }
 
 /// Asks the router every second whether it is there. The question also sets a stalled ready queue going again.
@@ -247,18 +213,6 @@ impl LinkSender {
             Some(Ok(_)) => Ok(()),
             _ => Err(RouterGone),
         }
-    }
-
-    /// True while publishers have to wait for the router.
-    fn is_behind(&self) -> bool {
-        let tx = lock(&self.tx);
-        let waiting = tx.buffer();
-        let bytes = |packet: &Packet| match packet {
-            Packet::Publish(publish, _) => publish.payload.len(),
-            _ => 0,
-        };
-        waiting.len() > UPLINK_BACKLOG
-            || (waiting.len() > UPLINK_FEW && waiting.iter().map(bytes).sum::<usize>() > UPLINK_BACKLOG_BYTES)
     }
 
     /// Subscribes; the answer is [`FromRouter::Subscribed`] with the same token.

@@ -1,22 +1,27 @@
 //! Links for parts of the server in the same process, such as `fleetd`: no socket, no password, no packet.
 //!
-//! A service reads the router's log directly, so what it has not fetched yet waits there (with larger segments than
-//! others have) and not in a queue of its own.
+//! A service reads the router's logs directly, so what it has not fetched yet waits there and not in a queue of its own. Who
+//! publishes waits with it; if it fetches nothing for a second, it is not waited for until it has caught up, and misses
+//! what falls out of the log.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use protocol::topic::Topic;
 
 use crate::access::{self, PublishDecision};
 use crate::broker::BrokerError;
-use crate::channel::{self, Kinds, Scope};
+use crate::channel::{Kind, Kinds, Scope};
 use crate::filter::matches;
 use crate::gate::Gate;
+use crate::logs::Readers;
 use crate::message::{Draft, Message as Carried};
 use crate::principal::Principal;
 use crate::router::{FromRouter, LinkReceiver, LinkRefused, LinkSender, lock};
-use crate::session::pump::Places;
+
+/// After so many messages the logs are told that they were taken.
+const TAKEN_TOGETHER: usize = 64;
 
 /// How surely a subscriber over the network gets a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +51,6 @@ pub struct ServicePublisher {
     gate: Arc<Gate>,
     principal: Principal,
     origin: u64,
-    lane: u64,
 }
 
 impl ServicePublisher {
@@ -68,18 +72,38 @@ impl ServicePublisher {
                 return Err(BrokerError::BadTopic(topic));
             }
         }
-        let draft = Draft {
-            topic: &topic,
-            properties: &[],
-            payload: &payload,
-            qos: qos as u8,
-            retain,
-            expiry_seconds: None,
-        };
+        self.publish_allowed(&topic, topic.parse().ok().as_ref(), &payload, qos, retain).await
+    }
+
+    /// As [`ServicePublisher::publish`], on a topic of the protocol.
+    ///
+    /// # Errors
+    /// The topic keeps no retained message; the router has stopped.
+    pub async fn publish_on(
+        &self,
+        topic: &Topic,
+        payload: &[u8],
+        qos: QoS,
+        retain: bool,
+    ) -> Result<(), BrokerError> {
+        if retain && !access::is_retained(topic) {
+            return Err(BrokerError::NotRetained(topic.text()));
+        }
+        self.publish_allowed(&topic.text(), Some(topic), payload, qos, retain).await
+    }
+
+    async fn publish_allowed(
+        &self,
+        text: &str,
+        topic: Option<&Topic>,
+        payload: &[u8],
+        qos: QoS,
+        retain: bool,
+    ) -> Result<(), BrokerError> {
+        let draft =
+            Draft { topic: text, properties: &[], payload, qos: qos as u8, retain, expiry_seconds: None };
         self.gate.counters.messages_in.one();
-        self.gate.publish(self.lane, self.origin, &draft)?;
-        self.gate.router.caught_up(self.lane).await;
-        Ok(())
+        Ok(self.gate.publish_in_turn(self.origin, &draft, topic).await?)
     }
 }
 
@@ -87,11 +111,12 @@ impl ServicePublisher {
 pub struct ServiceSubscriber {
     gate: Arc<Gate>,
     filters: Vec<String>,
-    /// Also what devices say on topics that this version does not know.
-    unknown_topics: bool,
+    /// All messages of these kinds are for it, whatever their topic.
+    whole_kinds: Kinds,
     waiting: VecDeque<Message>,
-    channels: Vec<String>,
-    places: Places,
+    readers: Readers,
+    /// Messages that were taken and of which the logs do not know yet.
+    untold: usize,
     link: Option<(Arc<LinkSender>, LinkReceiver)>,
     runtime: tokio::runtime::Handle,
 }
@@ -103,8 +128,17 @@ impl ServiceSubscriber {
             return Some(message);
         }
         loop {
-            let event = self.link.as_mut()?.1.next().await.ok()?;
-            if let Some(message) = self.take(event) {
+            let receiver = &mut self.link.as_mut()?.1;
+            let there = if self.untold < TAKEN_TOGETHER { receiver.next_if_there() } else { None };
+            let event = match there {
+                Some(event) => event,
+                None => {
+                    self.readers.settle();
+                    self.untold = 0;
+                    receiver.next().await
+                }
+            };
+            if let Some(message) = self.take(event.ok()?) {
                 self.gate.counters.messages_out.one();
                 return Some(message);
             }
@@ -113,10 +147,12 @@ impl ServiceSubscriber {
 
     fn take(&mut self, event: FromRouter) -> Option<Message> {
         let FromRouter::Message { channel, offset, bytes } = event else { return None };
-        self.gate.counters.dropped_log_wrapped.add(self.places.gap(&channel, offset));
         let message = Carried::from_bytes(bytes)?;
-        let wanted = self.unknown_topics && channel == channel::route_unknown().as_bytes()
-            || self.filters.iter().any(|filter| matches(filter, message.topic()));
+        self.untold += 1;
+        let (kind, lost) = self.readers.took(&channel, offset, &message)?;
+        self.gate.counters.dropped_log_wrapped.add(lost);
+        let wanted = self.whole_kinds.contains(kind)
+            || self.filters.iter().any(|filter| matches(filter, message.topic_bytes()));
         let fresh = message.expiry_left(self.gate.now_ms()).is_ok();
         (wanted && fresh).then(|| Message {
             topic: message.topic().to_owned(),
@@ -153,7 +189,7 @@ impl ServiceSubscriber {
 impl Drop for ServiceSubscriber {
     fn drop(&mut self) {
         if let Some((sender, receiver)) = self.link.take() {
-            let (gate, channels) = (self.gate.clone(), std::mem::take(&mut self.channels));
+            let (gate, channels) = (self.gate.clone(), std::mem::take(&mut self.readers).channels());
             self.runtime.spawn(async move { gate.router.recycle(sender, receiver, channels).await });
         }
     }
@@ -177,29 +213,28 @@ pub(crate) fn link(
     })?;
     let scope = Scope::of(&principal);
     let kinds = filters.iter().fold(Kinds::default(), |kinds, filter| kinds.union(scope.kinds(filter)));
-    let channels: Vec<String> = kinds.iter().map(|kind| scope.channel(kind)).collect();
+    let whole_kinds =
+        filters.iter().map(|filter| scope.whole_kinds(filter)).fold(Kinds::default(), Kinds::union);
+    let mut readers = Readers::default();
+    let channels = readers.join(&gate.logs, &scope, kinds, 1);
     if !channels.is_empty() {
-        sender.subscribe(1, channels.clone())?;
+        sender.subscribe(1, channels)?;
         // A fresh link has nothing else to say before the answer, or drops what an earlier user left.
         while !matches!(receiver.next_now()?, FromRouter::Subscribed(1)) {}
+        readers.confirm(1);
     }
     let mut subscriber = ServiceSubscriber {
         gate: gate.clone(),
         filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
-        unknown_topics,
+        whole_kinds: if unknown_topics { whole_kinds.with(Kind::Unknown) } else { whole_kinds },
         waiting: VecDeque::new(),
-        channels,
-        places: Places::default(),
+        readers,
+        untold: 0,
         link: Some((sender, receiver)),
         runtime,
     };
     // After the subscription stands, so that nothing falls between.
     subscriber.fetch_retained();
-    let publisher = ServicePublisher {
-        gate: gate.clone(),
-        lane: gate.lane(&principal.key()),
-        principal,
-        origin: gate.number(),
-    };
+    let publisher = ServicePublisher { gate: gate.clone(), principal, origin: gate.number() };
     Ok((publisher, subscriber))
 }

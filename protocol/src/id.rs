@@ -33,8 +33,16 @@ pub enum NameError {
 /// # Errors
 /// The first thing that is wrong with `name`.
 pub fn check_name(name: &str) -> Result<(), NameError> {
+    let is_fine = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+    if let [b'a'..=b'z' | b'0'..=b'9', rest @ ..] = name.as_bytes()
+        && rest.len() < NAME_MAX_LEN
+        && rest.iter().all(|byte| is_fine(*byte))
+    {
+        return Ok(());
+    }
+    // What is wrong with it?
     let first = name.chars().next().ok_or(NameError::Empty)?;
-    if let Some(bad) = name.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '_' | '-')) {
+    if let Some(bad) = name.chars().find(|c| !u8::try_from(*c).is_ok_and(is_fine)) {
         return Err(NameError::BadCharacter(bad));
     }
     if matches!(first, '_' | '-') {

@@ -28,6 +28,15 @@ macro_rules! text_enum {
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
+
+            /// The variant with this text.
+            #[must_use]
+            pub fn of_text(text: &str) -> Option<Self> {
+                match text {
+                    $($text => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
         }
 
         impl ::std::fmt::Display for $name {
@@ -39,14 +48,11 @@ macro_rules! text_enum {
         impl ::std::str::FromStr for $name {
             type Err = $crate::text::UnknownText;
             fn from_str(s: &str) -> Result<Self, Self::Err> {
-                match s {
-                    $($text => Ok(Self::$variant),)+
-                    _ => Err($crate::text::UnknownText {
-                        what: stringify!($name),
-                        given: s.chars().take(64).collect(),
-                        expected: [$($text),+].join(", "),
-                    }),
-                }
+                Self::of_text(s).ok_or_else(|| $crate::text::UnknownText {
+                    what: stringify!($name),
+                    given: s.chars().take(64).collect(),
+                    expected: [$($text),+].join(", "),
+                })
             }
         }
 

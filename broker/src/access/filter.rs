@@ -8,7 +8,8 @@ pub const MAX_TOPIC_BYTES: usize = 1024;
 /// A topic that fails this is a malformed packet, whoever sends it; whether a sound one may be used is another question.
 #[must_use]
 pub fn valid_topic(topic: &str) -> bool {
-    !topic.is_empty() && topic.len() <= MAX_TOPIC_BYTES && !topic.contains(['+', '#', '\0'])
+    let is_fine = |byte: u8| !matches!(byte, b'+' | b'#' | b'\0');
+    !topic.is_empty() && topic.len() <= MAX_TOPIC_BYTES && topic.bytes().all(is_fine)
 }
 
 /// True if `filter` may stand in a SUBSCRIBE by the rules of MQTT, and is at most [`MAX_TOPIC_BYTES`] long: `+` fills a

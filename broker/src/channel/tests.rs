@@ -4,6 +4,7 @@ use protocol::id::UserName;
 
 use super::*;
 use crate::filter::matches;
+use crate::logs::{Logs, Readers};
 
 fn leaf() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["birth", "heartbeat", "status", "command", "ack", "result", "presence", "log"])
@@ -47,10 +48,18 @@ fn admin() -> Principal {
     }
 }
 
-/// The router's own rule for `o/{org}/{kind}`.
+/// On how many channels of these kinds a message of that topic comes.
 fn carries(scope: &Scope, kinds: Kinds, topic: &str) -> usize {
-    let channel = route(topic.parse().ok().as_ref());
-    kinds.iter().filter(|kind| rumqttd::protocol::matches(&channel, &scope.channel(*kind))).count()
+    let (logs, mut readers) = (Logs::new(), Readers::default());
+    let names = readers.join(&logs, scope, kinds, 1);
+    let route = logs.route(topic.parse().ok().as_ref());
+    // The router's own rule.
+    let carried = |channel: &str, name: &str| rumqttd::protocol::matches(channel, name);
+    route
+        .channels()
+        .map(|channel| std::str::from_utf8(channel).unwrap())
+        .map(|channel| names.iter().filter(|name| carried(channel, name)).count())
+        .sum()
 }
 
 proptest! {

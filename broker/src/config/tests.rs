@@ -63,6 +63,7 @@ fn every_key_can_be_set_by_its_variable_and_the_variable_wins() {
                 "limits.packet_bytes"
                 | "limits.queued_bytes"
                 | "limits.device_queued_bytes"
+                | "limits.account_bytes"
                 | "limits.retained_bytes",
                 _,
             ) => ("16384", "32768"),

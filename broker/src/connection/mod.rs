@@ -24,6 +24,7 @@ use crate::codec::reason::Reason;
 use crate::codec::{DecodeError, Version};
 use crate::counters::Counter;
 use crate::gate::Gate;
+use crate::logs::Room;
 use crate::principal::{Principal, PrincipalKey, Transport};
 use crate::registry::{ConnectionInfo, Kick, OpenError, SessionLimit, Will};
 use crate::session::Session;
@@ -116,11 +117,12 @@ struct Place {
     key: PrincipalKey,
     client_id: String,
     number: u64,
-    lane: u64,
     session: Option<Arc<Session>>,
     /// How long the session is kept.
     keep: Duration,
     will: Option<Will>,
+    /// For the will, if it should be due.
+    room: Option<Box<Room>>,
     gauge: fn(&Gate) -> &Counter,
     /// Dropped after everything else: it tells the next connection that this one has left.
     kicked: watch::Receiver<Option<Kick>>,
@@ -138,7 +140,7 @@ impl Drop for Place {
             self.will.take(),
         );
         if let Some(will) = due {
-            self.gate.publish_will(self.lane, origin, &will);
+            self.gate.publish_will_now(origin, &will, self.room.take().map(|room| *room));
         }
         (self.gauge)(&self.gate).take(1);
     }
@@ -191,10 +193,10 @@ where
     place.will = accepted.will;
     gate.counters.connects.one();
     for (origin, will) in &opened.orphaned_wills {
-        gate.publish_will(place.lane, *origin, will);
+        gate.publish_will(*origin, will).await;
     }
     if opened.present {
-        session.attach(&accepted.principal, !place.keep.is_zero());
+        session.attach(&gate.logs, &accepted.principal, !place.keep.is_zero());
     }
     tracing::debug!(client = %place.key, client_id = ?place.client_id, %peer, ?version, "connected");
     let properties = ConnAckProperties {
@@ -226,7 +228,6 @@ where
         accepted.principal,
         serve::Terms {
             version,
-            lane: place.lane,
             keep_alive: accepted.keep_alive,
             window: usize::from(accepted.receive_maximum.min(gate.limits.inflight_out)),
             maximum_packet_bytes: accepted.maximum_packet_bytes,
@@ -252,16 +253,28 @@ where
     {
         end = goodbye;
     }
+    // Boxed, so that an idle connection does not pay for the size of its end.
+    Box::pin(leave(gate, live, end)).await;
+}
+
+/// Gives the place back and says goodbye.
+async fn leave<S>(gate: Arc<Gate>, live: Box<Live<S>>, end: End)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let Live { client, mut place, peer, version, maximum_packet_bytes } = *live;
     place.keep = client.session_expiry();
     // A server that stops knows nothing about its clients: they are there, and will be back.
     if matches!(end, End::Left { with_will: false } | End::Kicked(Kick::ShuttingDown)) {
         place.will = None;
     }
+    if let Some(will) = &place.will {
+        place.room = gate.room_for(will).await.map(Box::new);
+    }
     count_end(&gate, &end);
     tracing::debug!(client = %place.key, client_id = ?place.client_id, %peer, ?end, "disconnected");
     drop(place);
-    Box::pin(say_goodbye(&gate, client.into_wire(), version, &end, maximum_packet_bytes)).await;
+    say_goodbye(&gate, client.into_wire(), version, &end, maximum_packet_bytes).await;
 }
 
 /// Takes the client's place, and waits until the connection that had it has left. `None`: yet another one came.
@@ -288,13 +301,13 @@ async fn take_place(
     let claim = gate.registry.claim(&key, gate.number(), info, accepted.asked_at);
     let place = Place {
         gate: gate.clone(),
-        lane: gate.lane(&key),
         key,
         client_id: accepted.client_id.clone(),
         number: claim.number,
         session: None,
         keep: Duration::ZERO,
         will: None,
+        room: None,
         gauge,
         kicked: claim.kicked,
     };
@@ -327,14 +340,15 @@ fn open_session(
         total: gate.limits.sessions,
         per_principal: gate.limits.sessions_per_principal,
         connections: gate.limits.connections_per_principal,
+        account_bytes: gate.limits.account_bytes,
     };
     let queue = match accepted.principal {
         Principal::Device { .. } => gate.limits.device_queued_bytes,
         _ => gate.limits.queued_bytes,
     };
     let keeps = !accepted.session_expiry.is_zero();
-    gate.registry.open(&place.key, &place.client_id, place.number, accepted.clean, limit, || {
-        Session::new(gate.number(), &accepted.principal, keeps, queue)
+    gate.registry.open(&place.key, &place.client_id, place.number, accepted.clean, limit, |account| {
+        Session::new(gate.number(), &accepted.principal, keeps, queue, account)
     })
 }
 

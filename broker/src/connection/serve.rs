@@ -3,6 +3,8 @@
 //! One round handles what has come in, writes what is to be sent, and waits when there is neither. While the output
 //! is being written nothing is read, so a client that does not read cannot make the gate collect answers for it.
 
+use std::cell::Cell;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,11 +17,13 @@ use tokio::time::{Instant as Timestamp, Sleep};
 use super::End;
 use super::wire::Wire;
 use crate::access::{self, PublishDecision, SubscribeDecision};
+use crate::account::{CONNECTION_BYTES, Share};
 use crate::codec::encode::{self, AckKind, Granted, Outgoing};
 use crate::codec::packet::{self, Packet, Publish, RetainHandling, Subscribe};
 use crate::codec::reason::Reason;
 use crate::codec::{DecodeError, Version, frame};
 use crate::gate::Gate;
+use crate::logs::{Places, Room, Route};
 use crate::message::{Draft, Expired, Message};
 use crate::principal::Principal;
 use crate::rate::RateLimiter;
@@ -27,8 +31,9 @@ use crate::router::{LinkRefused, RouterGone, lock};
 use crate::session::state::{Incoming, Next, Received, Subscription};
 use crate::session::{RetainedJob, Session, SubscribeAnswer, SubscribeFailed, Subscribing};
 
-/// Output that is collected before it is written.
-const OUT_BYTES: usize = 64 * 1024;
+/// Output that is collected before it is written, and that of an account which holds much already.
+const OUT_BYTES: usize = 32 * 1024;
+const SMALL_OUT_BYTES: usize = 8 * 1024;
 /// Packets that are handled before others have their turn: a buffer holds thousands of the smallest.
 const PACKETS_A_TURN: usize = 256;
 /// Looks into the retained messages before others have their turn.
@@ -39,11 +44,20 @@ const NO_DEADLINE: Duration = Duration::from_secs(3600);
 const LAST_WORDS_BYTES: usize = 64 * 1024;
 /// Retained messages that are fetched at once.
 const RETAINED_CHUNK: usize = 64;
+/// The most room that is asked for at once, for the packets that have come in.
+const ROOM_BYTES: usize = 32 * 1024;
+
+/// Messages that are handed to the router together, each with its channel, before their acknowledgements are written.
+type Gathered = Vec<(Bytes, Message)>;
+
+thread_local! {
+    /// What a turn gathers in: no connection owns it.
+    static GATHERED: Cell<Gathered> = const { Cell::new(Vec::new()) };
+}
 
 /// What was agreed at CONNECT.
 pub(super) struct Terms {
     pub(super) version: Version,
-    pub(super) lane: u64,
     pub(super) keep_alive: Duration,
     pub(super) window: usize,
     pub(super) maximum_packet_bytes: usize,
@@ -58,15 +72,65 @@ pub(super) struct Client<S> {
     terms: Terms,
     session_expiry: Duration,
     rate: RateLimiter,
-    /// The last topic on which this client was allowed to publish what goes to the router alone, with its channel.
-    plain: Option<(Box<str>, Bytes)>,
-    /// Messages that are handed to the router together, before their acknowledgements are written.
-    gathered: Vec<(Bytes, Message)>,
-    /// Something was published in this round.
-    has_published: bool,
+    /// The last topic on which this client was allowed to publish what goes to the router alone, and the way there.
+    plain: Option<(Box<str>, Route)>,
+    /// For the next message, where there was none.
+    room: NextRoom,
+    link: Link,
+    /// What is being read and written.
+    buffers: Share,
     /// Nothing is read before.
     paused_until: Option<Instant>,
     last_heard: Instant,
+}
+
+/// The session's link to the router, which its first SUBSCRIBE needs.
+#[derive(Clone, Copy)]
+enum Link {
+    NotAsked,
+    /// The SUBSCRIBE waits for it.
+    Asked,
+    There,
+    Refused(LinkRefused),
+}
+
+/// Room in the router's logs for what a client publishes next.
+enum NextRoom {
+    /// There was enough.
+    NotNeeded,
+    /// Nothing is taken from the client before it is there.
+    Asked(Pin<Box<dyn Future<Output = Result<Room, RouterGone>> + Send>>),
+    There(Box<Room>),
+}
+
+impl NextRoom {
+    fn is_asked(&self) -> bool {
+        matches!(self, NextRoom::Asked(_))
+    }
+
+    /// Resolves when the room that was asked for is there.
+    async fn wait(&mut self) -> Result<(), RouterGone> {
+        let NextRoom::Asked(asked) = self else { return std::future::pending().await };
+        *self = NextRoom::There(Box::new(asked.await?));
+        Ok(())
+    }
+
+    /// Gives a message of so many bytes its places. Where there is no room, some is asked for, for this message and what
+    /// else has come in.
+    fn enter(&mut self, route: &Route, bytes: usize, come_in: usize) -> Option<Places> {
+        if let NextRoom::There(room) = self
+            && let Some(places) = room.enter(route, bytes)
+        {
+            return Some(places);
+        }
+        let places = route.try_enter(bytes);
+        if places.is_none() {
+            // A message takes more than its packet, but not much.
+            let bytes = bytes.max(ROOM_BYTES.min(2 * come_in));
+            *self = NextRoom::Asked(Box::pin(route.clone().reserve(bytes)));
+        }
+        places
+    }
 }
 
 impl From<RouterGone> for End {
@@ -101,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             _ => 0,
         };
         let rate = RateLimiter::new(per_second, now);
+        let buffers = Share::of(session.account(), CONNECTION_BYTES);
         Client {
             gate,
             wire,
@@ -110,8 +175,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             session_expiry,
             rate,
             plain: None,
-            gathered: Vec::new(),
-            has_published: false,
+            room: NextRoom::NotNeeded,
+            link: Link::NotAsked,
+            buffers,
             paused_until: None,
             last_heard: now,
         }
@@ -159,16 +225,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     async fn round(&mut self, mut timer: Pin<&mut Sleep>) -> Result<(), End> {
-        let more_input = self.take_packets().await?;
+        if matches!(self.link, Link::Asked) {
+            self.link = match Box::pin(self.session.connect_link(&self.gate)).await {
+                Ok(()) => Link::There,
+                Err(refused) => Link::Refused(refused),
+            };
+        }
+        let more_input = !self.room.is_asked() && self.take_packets()?;
         let more_output = self.put_packets();
-        self.wire.flush().await.map_err(End::Closed)?;
+        self.flush().await?;
         if more_input || more_output {
             // Others have their turn.
             tokio::task::yield_now().await;
             return Ok(());
         }
+        self.count_buffers()?;
+        let waits = self.room.is_asked();
         let now = Instant::now();
-        let deadline = self.deadline();
+        // While nothing is taken from a client its silence is ours.
+        let deadline = self.deadline().filter(|_| !waits);
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Err(End::KeepAlive);
         }
@@ -183,14 +258,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         if timer.is_elapsed() || timer.deadline() > wake {
             timer.as_mut().reset(wake);
         }
-        let may_read = paused.is_none() && self.session.subscribing() == Subscribing::Done;
+        let may_read = paused.is_none() && !waits && self.session.subscribing() == Subscribing::Done;
         tokio::select! {
             biased;
             read = self.wire.read(), if may_read => match read {
                 Ok(0) => return Err(End::Closed(std::io::ErrorKind::UnexpectedEof.into())),
-                Ok(_) => self.last_heard = Instant::now(),
+                Ok(_) => {
+                    self.last_heard = Instant::now();
+                    self.count_buffers()?;
+                }
                 Err(error) => return Err(End::Closed(error)),
             },
+            there = self.room.wait(), if waits => {
+                there?;
+                self.last_heard = Instant::now();
+            }
             () = self.session.to_send.notified() => {}
             () = timer => {
                 if paused.is_some() {
@@ -202,39 +284,57 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Ok(())
     }
 
+    /// Writes what is to be written.
+    async fn flush(&mut self) -> Result<(), End> {
+        if let Some(flushed) = self.wire.flush().now_or_never() {
+            return flushed.map_err(End::Closed);
+        }
+        // Who does not take what it gets keeps no room from others.
+        self.room = NextRoom::NotNeeded;
+        self.count_buffers()?;
+        self.wire.flush().await.map_err(End::Closed)?;
+        self.count_buffers()
+    }
+
+    /// An account does not hold more with packets that it does not finish, or does not take, than it may hold in all.
+    fn count_buffers(&mut self) -> Result<(), End> {
+        if self.buffers.try_hold_in_all(self.wire.bytes_held()) {
+            return Ok(());
+        }
+        Err(End::Broken(Reason::QuotaExceeded, "all connections of this account hold too much together"))
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let keep_alive = self.terms.keep_alive;
         (!keep_alive.is_zero()).then(|| self.last_heard + keep_alive + keep_alive / 2)
     }
 
     /// Handles the whole packets that are there; true if it stopped before the last one.
-    async fn take_packets(&mut self) -> Result<bool, End> {
+    fn take_packets(&mut self) -> Result<bool, End> {
         if !self.wire.has_input() && self.session.subscribing() == Subscribing::Done {
             self.paused_until = self.rate.wait_until(Instant::now());
             return Ok(false);
         }
         let input = self.wire.take_input();
         let mut used = 0;
-        let taken = self.take_packets_of(&input, &mut used).await;
+        let mut gathered = GATHERED.take();
+        let taken = self.take_packets_of(&input, &mut used, &mut gathered);
         self.wire.put_back(input, used);
         // Before an acknowledgement is written the router has what it is for.
-        self.publish_gathered()?;
-        self.gathered = Vec::new();
-        let more = taken?;
-        // Who only takes messages is not held up by those who send them.
-        if std::mem::take(&mut self.has_published) {
-            // Mostly there is nothing to wait for.
-            if self.gate.router.is_behind(self.terms.lane) {
-                Box::pin(self.gate.router.caught_up(self.terms.lane)).await;
-            }
-            if self.gate.is_behind() {
-                Box::pin(self.gate.sessions_caught_up()).await;
-            }
+        self.gate.router.publish(&mut gathered)?;
+        GATHERED.set(gathered);
+        if !self.room.is_asked() {
+            self.room = NextRoom::NotNeeded;
         }
-        Ok(more)
+        taken
     }
 
-    async fn take_packets_of(&mut self, input: &[u8], used: &mut usize) -> Result<bool, End> {
+    fn take_packets_of(
+        &mut self,
+        input: &[u8],
+        used: &mut usize,
+        gathered: &mut Gathered,
+    ) -> Result<bool, End> {
         let mut more = false;
         let now = Instant::now();
         let mut left = PACKETS_A_TURN;
@@ -259,28 +359,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             let rest = &input[*used..];
             let Some(header) = frame::header(rest, self.gate.limits.packet_bytes)? else { break };
             let Some(body) = rest.get(header.header_len..header.total_len) else { break };
-            *used += header.total_len;
-            match packet::decode(self.terms.version, header, body)? {
-                Packet::Publish(publish) => self.publish(&publish, now)?,
-                packet => {
-                    // What was published before a filter is changed is not for that filter.
-                    self.publish_gathered()?;
-                    if let Packet::Unsubscribe { filters, .. } = &packet {
-                        left = left.saturating_sub(filters.len());
+            let packet = packet::decode(self.terms.version, header, body)?;
+            if let Packet::Publish(publish) = &packet {
+                if !self.publish(publish, now, rest.len(), gathered)? {
+                    break;
+                }
+            } else {
+                // What was published before a filter is changed is not for that filter.
+                self.gate.router.publish(gathered)?;
+                if let Packet::Unsubscribe { filters, .. } = &packet {
+                    left = left.saturating_sub(filters.len());
+                }
+                if let Packet::Subscribe(subscribe) = &packet {
+                    if !self.subscribe(subscribe)? {
+                        more = true;
+                        break;
                     }
-                    match packet {
-                        Packet::Subscribe(subscribe) => Box::pin(self.subscribe(subscribe)).await?,
-                        packet => self.handle(packet)?,
-                    }
+                } else {
+                    self.handle(packet)?;
                 }
             }
+            *used += header.total_len;
         }
         Ok(more)
-    }
-
-    /// Hands over to the router what was gathered.
-    fn publish_gathered(&mut self) -> Result<(), RouterGone> {
-        self.gate.router.publish_all(self.terms.lane, &mut self.gathered)
     }
 
     fn handle(&mut self, packet: Packet<'_>) -> Result<(), End> {
@@ -304,7 +405,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             Packet::PubComp(ack) => self.session.lock().state.completed(ack.packet_id),
             Packet::Unsubscribe { packet_id, filters } => {
                 self.answer_fits(filters.len())?;
-                let known = self.session.unsubscribe(&filters)?;
+                let known = self.session.unsubscribe(&self.gate.logs, &filters)?;
                 let reason = |known| if known { Reason::Success } else { Reason::NoSubscriptionExisted };
                 let reasons: Vec<Reason> = known.into_iter().map(reason).collect();
                 encode::unsuback(&mut self.wire.out, self.terms.version, packet_id, &reasons);
@@ -349,87 +450,128 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         encode::ack(&mut self.wire.out, self.terms.version, kind, packet_id, reason);
     }
 
-    fn publish(&mut self, publish: &Publish<'_>, now: Instant) -> Result<(), End> {
-        let counters = &self.gate.counters;
-        counters.messages_in.one();
-        self.rate.count(now);
-        self.has_published = true;
+    /// Publishes a message, or gathers it; false if there is no room for it yet. `come_in` is how many bytes wait with it.
+    fn publish(
+        &mut self,
+        publish: &Publish<'_>,
+        now: Instant,
+        come_in: usize,
+        gathered: &mut Gathered,
+    ) -> Result<bool, End> {
+        let draft = draft(publish);
         // The principal of a connection stays the same, and so does the answer for a topic.
         if publish.qos < 2
             && !publish.retain
-            && let Some((_, channel)) = self.plain.as_ref().filter(|(topic, _)| **topic == *publish.topic)
+            && let Some((_, route)) = self.plain.as_ref().filter(|(topic, _)| **topic == *publish.topic)
+            && self.gate.logs.is_current(route)
         {
-            let message = self.gate.message(&draft(publish), self.session.id, now);
-            self.gathered.push((channel.clone(), message));
-            if publish.qos == 1 {
-                self.ack(AckKind::Ack, publish.packet_id, Reason::Success);
+            let Some(places) = self.room.enter(route, draft.len(), come_in) else { return Ok(false) };
+            if !route.is_empty() {
+                let message = self.gate.message(&draft, self.session.id, places, now);
+                gathered.extend(route.channels().map(|channel| (channel.clone(), message.clone())));
             }
-            return Ok(());
+            self.published(publish, now);
+            return Ok(true);
         }
         // Those before it go first.
-        self.gate.router.publish_all(self.terms.lane, &mut self.gathered)?;
+        self.gate.router.publish(gathered)?;
         let decision = access::publish(&self.principal, publish.topic, publish.retain);
-        let refused = match decision {
-            PublishDecision::Allow | PublishDecision::ServicesOnly => None,
-            PublishDecision::Deny => Some(&counters.publishes_refused),
-            PublishDecision::DenyRetain => Some(&counters.publishes_refused_retain),
+        let destination = match decision {
+            PublishDecision::Allow => self.gate.destination(publish.topic.parse().ok().as_ref()),
+            PublishDecision::ServicesOnly => self.gate.unknown_destination(),
+            PublishDecision::Deny | PublishDecision::DenyRetain => {
+                self.count_in(now);
+                return self.refuse(publish, decision).map(|()| true);
+            }
         };
-        if let Some(counter) = refused {
-            counter.one();
-            tracing::debug!(client = %self.principal, topic = ?publish.topic, ?decision, "publish refused");
-            if decision == PublishDecision::DenyRetain {
-                self.gate.refused_retain(publish.topic);
-            }
-            if self.terms.version == Version::V311 {
-                return Err(End::Broken(Reason::NotAuthorized, "publish refused"));
-            }
-            match publish.qos {
-                0 => {}
-                1 => self.ack(AckKind::Ack, publish.packet_id, Reason::NotAuthorized),
-                _ => self.ack(AckKind::Rec, publish.packet_id, Reason::NotAuthorized),
-            }
-            return Ok(());
-        }
-        let limit = usize::from(self.gate.limits.inflight_in);
         if publish.qos == 2 {
+            let limit = usize::from(self.gate.limits.inflight_in);
             let incoming = self.session.lock().state.incoming(publish.packet_id, limit);
             match incoming {
                 Incoming::First => {}
                 Incoming::Repeated => {
-                    self.ack(AckKind::Rec, publish.packet_id, Reason::Success);
-                    return Ok(());
+                    self.published(publish, now);
+                    return Ok(true);
                 }
                 Incoming::TooMany => {
                     return Err(End::Broken(Reason::ReceiveMaximumExceeded, "too many unreleased publishes"));
                 }
             }
         }
-        let draft = draft(publish);
-        if decision == PublishDecision::ServicesOnly {
-            counters.publishes_unknown_topic.one();
-            self.gate.publish_unknown(self.terms.lane, self.session.id, &draft)?;
+        let Some(places) = self.room.enter(&destination.route, draft.len(), come_in) else {
+            if publish.qos == 2 {
+                // It comes again, as a new one.
+                self.session.lock().state.release(publish.packet_id);
+            }
+            return Ok(false);
+        };
+        let draft = if decision == PublishDecision::ServicesOnly {
+            self.gate.counters.publishes_unknown_topic.one();
+            Draft { retain: false, ..draft }
         } else {
-            self.gate.publish(self.terms.lane, self.session.id, &draft)?;
-            self.plain = Gate::plain_channel(publish.topic).map(|channel| (publish.topic.into(), channel));
-        }
+            let is_plain = destination.is_plain();
+            self.plain = is_plain.then(|| (publish.topic.into(), destination.route.clone()));
+            draft
+        };
+        self.gate.publish(self.session.id, &draft, destination, places)?;
+        self.published(publish, now);
+        Ok(true)
+    }
+
+    fn count_in(&mut self, now: Instant) {
+        self.gate.counters.messages_in.one();
+        self.rate.count(now);
+    }
+
+    /// A message has been published: it is counted and acknowledged.
+    fn published(&mut self, publish: &Publish<'_>, now: Instant) {
+        self.count_in(now);
         match publish.qos {
             0 => {}
             1 => self.ack(AckKind::Ack, publish.packet_id, Reason::Success),
             _ => self.ack(AckKind::Rec, publish.packet_id, Reason::Success),
         }
+    }
+
+    /// Answers a message that this client may not publish.
+    fn refuse(&mut self, publish: &Publish<'_>, decision: PublishDecision) -> Result<(), End> {
+        let counters = &self.gate.counters;
+        if decision == PublishDecision::DenyRetain {
+            counters.publishes_refused_retain.one();
+            self.gate.refused_retain(publish.topic);
+        } else {
+            counters.publishes_refused.one();
+        }
+        tracing::debug!(client = %self.principal, topic = ?publish.topic, ?decision, "publish refused");
+        if self.terms.version == Version::V311 {
+            return Err(End::Broken(Reason::NotAuthorized, "publish refused"));
+        }
+        match publish.qos {
+            0 => {}
+            1 => self.ack(AckKind::Ack, publish.packet_id, Reason::NotAuthorized),
+            _ => self.ack(AckKind::Rec, publish.packet_id, Reason::NotAuthorized),
+        }
         Ok(())
     }
 
-    async fn subscribe(&mut self, subscribe: Subscribe<'_>) -> Result<(), End> {
+    /// Handles a SUBSCRIBE; false if there is no link for it yet.
+    fn subscribe(&mut self, subscribe: &Subscribe<'_>) -> Result<bool, End> {
         self.answer_fits(subscribe.filters.len())?;
         let mut answer = SubscribeAnswer {
             packet_id: subscribe.packet_id,
             granted: Vec::with_capacity(subscribe.filters.len()),
             retained: Vec::new(),
         };
-        let link = match self.principal {
-            Principal::Device { .. } => Ok(()),
-            _ => self.session.connect_link(&self.gate).await,
+        let link = match (&self.principal, self.link) {
+            (Principal::Device { .. }, _) | (_, Link::There) => Ok(()),
+            (_, Link::Refused(refused)) => {
+                self.link = Link::NotAsked;
+                Err(refused)
+            }
+            (_, Link::NotAsked | Link::Asked) => {
+                self.link = Link::Asked;
+                return Ok(false);
+            }
         };
         for (index, wanted) in subscribe.filters.iter().enumerate() {
             // So many can never be granted: the rest is not looked at one by one.
@@ -448,10 +590,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             self.count_refused(granted);
             answer.granted.push(granted);
         }
-        self.session.answer_when_subscribed(answer).map_err(|failed| match failed {
+        self.session.answer_when_subscribed(&self.gate.logs, answer).map_err(|failed| match failed {
             SubscribeFailed::RouterGone => End::RouterGone,
             SubscribeFailed::TooMany => End::Broken(Reason::QuotaExceeded, "too many unanswered SUBSCRIBEs"),
-        })
+        })?;
+        Ok(true)
     }
 
     fn add(&self, wanted: &packet::Wanted<'_>, retained: &mut Vec<RetainedJob>) -> Granted {
@@ -461,12 +604,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         if is_new && state.subscription_count() >= self.gate.limits.subscriptions {
             return Err(Reason::QuotaExceeded);
         }
-        state.subscribe(Subscription {
+        let subscribed = state.subscribe(Subscription {
             filter: wanted.filter.to_owned(),
             qos: wanted.qos,
             no_local: wanted.no_local,
             retain_as_published: wanted.retain_as_published,
         });
+        if !subscribed {
+            return Err(Reason::QuotaExceeded);
+        }
         let send_retained = match wanted.retain_handling {
             RetainHandling::Always => true,
             RetainHandling::IfNew => is_new,
@@ -497,29 +643,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         let now_ms = self.gate.now_ms();
         let session = self.session.clone();
         let mut inner = session.lock();
-        let was_full = !inner.state.has_room();
         while let Some(answer) = inner.answers.pop_front() {
             encode::suback(&mut self.wire.out, self.terms.version, answer.packet_id, &answer.granted);
         }
         let mut more = false;
         let mut searches = 0;
+        let out_bytes = if self.buffers.is_tight() { SMALL_OUT_BYTES } else { OUT_BYTES };
         loop {
-            if self.wire.out.len() > OUT_BYTES || searches >= SEARCHES_A_TURN {
+            if self.wire.out.len() > out_bytes || searches >= SEARCHES_A_TURN {
                 more = true;
                 break;
             }
+            let mut fetched_all = true;
             if inner.state.wants_retained()
                 && let Some(mut job) = inner.retained_jobs.pop_front()
             {
                 let after = job.after.as_deref();
                 let piece = lock(&self.gate.retained).matching(&job.filter, after, RETAINED_CHUNK, now_ms);
                 searches += 1;
-                for message in &piece.messages {
-                    if !(job.no_local && message.origin() == session.id) {
-                        inner.state.offer_retained(message, job.qos);
-                    }
-                }
-                if piece.after.is_some() {
+                let taken = piece.messages.iter().take_while(|message| {
+                    job.no_local && message.origin() == session.id
+                        || inner.state.offer_retained(message, job.qos)
+                });
+                let (count, last) = taken.fold((0, None), |(count, _), message| (count + 1, Some(message)));
+                fetched_all = count == piece.messages.len();
+                if !fetched_all {
+                    job.after = last.map(|message| message.topic().to_owned()).or(job.after);
+                    inner.retained_jobs.push_front(job);
+                } else if piece.after.is_some() {
                     job.after = piece.after;
                     inner.retained_jobs.push_front(job);
                 }
@@ -543,7 +694,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                         dup,
                         qos,
                         retain,
-                        topic: message.topic().as_bytes(),
+                        topic: message.topic_bytes(),
                         packet_id,
                         expiry_seconds,
                         properties: message.properties(),
@@ -557,14 +708,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                         inner.state.forget(packet_id);
                     }
                 }
-                None if inner.state.wants_retained() && !inner.retained_jobs.is_empty() => {}
+                None if fetched_all && inner.state.wants_retained() && !inner.retained_jobs.is_empty() => {}
                 None => break,
             }
         }
-        if was_full && inner.state.has_room() {
-            drop(inner);
-            session.made_room();
-        }
+        session.check_room(&mut inner);
         more
     }
 }

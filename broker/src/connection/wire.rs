@@ -66,6 +66,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.input.first().copied()
     }
 
+    /// What the buffers take.
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.input.capacity() + self.out.capacity()
+    }
+
     /// Something has come in and was not handled yet.
     pub(crate) fn has_input(&self) -> bool {
         !self.input.is_empty()
@@ -109,9 +114,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         std::future::pending().await
     }
 
-    /// Writes all of `out`. Fails if nothing can be written for the write time.
+    /// Writes all of `out`. Fails if nothing can be written for the write time. Dropping the future loses nothing.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        if self.out.is_empty() {
+        if self.out.is_empty() && !self.torn {
             return Ok(());
         }
         self.torn = true;

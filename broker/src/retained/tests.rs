@@ -9,7 +9,7 @@ use crate::message::Draft;
 fn message(topic: &str, payload: &str, expiry_seconds: Option<u32>) -> Message {
     let draft =
         Draft { topic, properties: &[], payload: payload.as_bytes(), qos: 1, retain: true, expiry_seconds };
-    Message::new(&draft, 1, 0, 0)
+    Message::new(&draft, 1, 0, [0, 0])
 }
 
 proptest! {

@@ -3,8 +3,6 @@
 //! A tree by levels. For a topic it visits the nodes that match the topic's beginning: at most two for each of them, the
 //! level itself and `+`. So two hundred filters that are made to nearly match cost little more than one. Pure.
 
-use std::collections::HashMap;
-
 /// An index over filters, which are known by their position.
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -12,14 +10,22 @@ pub(crate) struct Index {
     nodes: Vec<Node>,
 }
 
+/// A filter may have hundreds of levels, so a node is small.
 #[derive(Debug, Default)]
 struct Node {
-    literal: HashMap<Box<str>, usize>,
-    any: Option<usize>,
+    /// In the order of the levels' texts.
+    literal: Vec<(Box<str>, u32)>,
+    any: Option<u32>,
     /// The filter that ends here.
-    ends: Option<usize>,
+    ends: Option<u32>,
     /// The filter that has `#` here.
-    rest: Option<usize>,
+    rest: Option<u32>,
+}
+
+impl Node {
+    fn place(&self, level: &str) -> Result<usize, usize> {
+        self.literal.binary_search_by(|(known, _)| (**known).cmp(level))
+    }
 }
 
 impl Index {
@@ -27,27 +33,36 @@ impl Index {
     pub(crate) fn of<'a>(filters: impl Iterator<Item = &'a str>) -> Index {
         let mut index = Index { nodes: vec![Node::default()] };
         for (position, filter) in filters.enumerate() {
-            index.add(filter, position);
+            // Packets bound how many there are.
+            index.add(filter, position as u32);
         }
         index
     }
 
-    fn add(&mut self, filter: &str, position: usize) {
+    fn add(&mut self, filter: &str, position: u32) {
         let mut at = 0;
         for level in filter.split('/') {
             if level == "#" {
                 self.nodes[at].rest = Some(position);
                 return;
             }
-            let fresh = self.nodes.len();
+            let fresh = self.nodes.len() as u32;
             let node = &mut self.nodes[at];
-            at = match level {
+            let next = match level {
                 "+" => *node.any.get_or_insert(fresh),
-                level => *node.literal.entry(level.into()).or_insert(fresh),
+                level => {
+                    let place = node.place(level).unwrap_or_else(|place| {
+                        node.literal.reserve_exact(usize::from(node.literal.is_empty()));
+                        node.literal.insert(place, (level.into(), fresh));
+                        place
+                    });
+                    node.literal[place].1
+                }
             };
-            if at == fresh {
+            if next == fresh {
                 self.nodes.push(Node::default());
             }
+            at = next as usize;
         }
         self.nodes[at].ends = Some(position);
     }
@@ -56,20 +71,21 @@ impl Index {
     pub(crate) fn matching(&self, topic: &str, mut found: impl FnMut(usize)) {
         // A wildcard in the first level never matches a topic that starts with `$`.
         let no_wildcard = topic.starts_with('$');
+        let mut found = |position: u32| found(position as usize);
         let mut here = vec![0];
         let mut next = Vec::new();
         for (depth, level) in topic.split('/').enumerate() {
             let wildcards = depth > 0 || !no_wildcard;
-            for node in here.drain(..).map(|at| &self.nodes[at]) {
+            for node in here.drain(..).map(|at: u32| &self.nodes[at as usize]) {
                 if wildcards {
                     node.rest.into_iter().for_each(&mut found);
                     next.extend(node.any);
                 }
-                next.extend(node.literal.get(level));
+                next.extend(node.place(level).ok().map(|place| node.literal[place].1));
             }
             std::mem::swap(&mut here, &mut next);
         }
-        for node in here.into_iter().map(|at| &self.nodes[at]) {
+        for node in here.into_iter().map(|at| &self.nodes[at as usize]) {
             // `a/#` matches `a` as well.
             node.rest.into_iter().chain(node.ends).for_each(&mut found);
         }

@@ -10,15 +10,20 @@ pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::access::{self, SubscribeDecision};
-use crate::channel::{Kinds, Scope};
+use crate::account::{Account, SESSION_BYTES, Share};
+use crate::channel::Scope;
 use crate::codec::encode::Granted;
 use crate::gate::Gate;
+use crate::logs::{Logs, Readers};
 use crate::message::Message;
 use crate::principal::Principal;
 use crate::router::{LinkRefused, LinkSender, RouterGone, lock};
@@ -43,8 +48,13 @@ pub(crate) struct SubscribeAnswer {
     pub(crate) retained: Vec<RetainedJob>,
 }
 
-/// SUBSCRIBEs that may wait for the router while the client does not take its messages.
-const MAX_UNANSWERED: usize = 256;
+/// Filters whose answers may wait for the router while the client does not take its messages.
+const MAX_UNANSWERED: usize = 1_000;
+
+/// How long publishers wait for a client that is connected, whose queue is full, and that takes less than a sixteenth of it in
+/// that time. Then it is given up on until it has taken half of it: its oldest messages make room.
+const SERVICE_PATIENCE: Duration = Duration::from_millis(200);
+const PERSON_PATIENCE: Duration = Duration::from_millis(50);
 
 /// How far a SUBSCRIBE is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +84,6 @@ impl From<RouterGone> for SubscribeFailed {
 pub(crate) struct Session {
     /// Its number, also the origin of what it publishes.
     pub(crate) id: u64,
-    /// It is a service's: publishers give it time.
     is_service: bool,
     inner: Mutex<Inner>,
     /// Something is to be sent.
@@ -89,8 +98,12 @@ pub(crate) struct Inner {
     pub(crate) scope: Scope,
     connected: bool,
     ended: bool,
+    /// The pump waits for room.
+    is_awaited: bool,
+    /// It has waited for too long.
+    is_given_up: bool,
     /// What the link is subscribed to.
-    kinds: Kinds,
+    readers: Readers,
     link: Option<Arc<LinkSender>>,
     /// Number of the last subscription sent to the router, and of the last one it has confirmed.
     asked: u16,
@@ -101,17 +114,45 @@ pub(crate) struct Inner {
     pub(crate) retained_jobs: VecDeque<RetainedJob>,
 }
 
+/// A message that the pump brings.
+pub(crate) struct FromLog {
+    channel: Bytes,
+    offset: Option<u64>,
+    message: Message,
+}
+
+/// What became of messages that the pump brought.
+#[derive(Debug, Default)]
+struct Handed {
+    taken: usize,
+    /// There is no room for the next one, and the client is there to make some.
+    waits: bool,
+    /// How many had to leave the queue.
+    dropped: u64,
+    /// How many the router has lost before.
+    lost: u64,
+}
+
 impl Session {
-    pub(crate) fn new(id: u64, principal: &Principal, keeps: bool, limit_bytes: usize) -> Session {
+    pub(crate) fn new(
+        id: u64,
+        principal: &Principal,
+        keeps: bool,
+        limit_bytes: usize,
+        account: Option<Arc<Account>>,
+    ) -> Session {
+        let share = Share::of(account, SESSION_BYTES);
         Session {
             id,
             is_service: matches!(principal, Principal::Service { .. }),
             inner: Mutex::new(Inner {
-                state: SessionState::new(id, keeps, limit_bytes),
+                state: SessionState::new(id, keeps, limit_bytes, share),
                 scope: Scope::of(principal),
                 connected: true,
                 ended: false,
-                kinds: Kinds::default(),
+                is_awaited: false,
+                is_given_up: false,
+                readers: Readers::default(),
                 link: None,
                 asked: 0,
                 confirmed: 0,
@@ -124,15 +165,25 @@ impl Session {
         }
     }
 
+    /// Whose purse it shares; none for a device.
+    pub(crate) fn account(&self) -> Option<Arc<Account>> {
+        self.lock().state.share().account()
+    }
+
+    /// How long the pump waits for its client.
+    fn patience(&self) -> Duration {
+        if self.is_service { SERVICE_PATIENCE } else { PERSON_PATIENCE }
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
     }
 
     /// Hands over a message that may be for this client. `Full` means that it is, and that there is no room.
-    pub(crate) fn offer(&self, message: &Message) -> Offer {
+    pub(crate) fn offer(&self, message: Message) -> Offer {
         let mut inner = self.lock();
         let connected = inner.connected;
-        let offer = inner.state.offer(message, connected);
+        let offer = inner.state.offer(Cow::Owned(message), connected);
         drop(inner);
         if offer == Offer::Queued && connected {
             self.to_send.notify_one();
@@ -140,34 +191,68 @@ impl Session {
         offer
     }
 
-    /// Hands over messages that may be for this client, up to the first one that is and for which there is no room;
-    /// tells how many were taken.
-    pub(crate) fn offer_all(&self, messages: &[Message]) -> usize {
+    /// Takes messages that may be for this client, up to the first one for which the client has to make room.
+    fn hand_over(&self, batch: &[FromLog]) -> Handed {
         let mut inner = self.lock();
+        let inner = &mut *inner;
+        let mut handed = Handed { taken: batch.len(), ..Handed::default() };
+        if inner.ended {
+            return handed;
+        }
         let connected = inner.connected;
+        inner.is_given_up &= !inner.state.is_half_empty();
         let mut queued = false;
-        let full = messages.iter().position(|message| match inner.state.offer(message, connected) {
-            Offer::Queued => {
-                queued = true;
-                false
+        for (number, FromLog { channel, offset, message }) in batch.iter().enumerate() {
+            match inner.state.offer(Cow::Borrowed(message), connected) {
+                Offer::Queued => queued = true,
+                Offer::NotWanted => {}
+                Offer::Full if connected && !inner.is_given_up => {
+                    inner.is_awaited = true;
+                    (handed.taken, handed.waits) = (number, true);
+                    break;
+                }
+                Offer::Full | Offer::NoRoom => {
+                    handed.dropped += inner.state.offer_and_drop(message, connected);
+                    queued = true;
+                }
             }
-            Offer::NotWanted => false,
-            Offer::Full => true,
-        });
-        drop(inner);
+            handed.lost += inner.readers.took(channel, *offset, message).map_or(0, |(_, lost)| lost);
+        }
+        inner.readers.settle();
         if queued && connected {
             self.to_send.notify_one();
         }
-        full.unwrap_or(messages.len())
+        handed
     }
 
-    /// Tells the pump that the queue has room again.
-    pub(crate) fn made_room(&self) {
+    /// Tells the pump to look again.
+    fn made_room(&self) {
         self.room.notify_one();
     }
 
+    /// Tells the pump if the client has made the room that it waits for.
+    pub(crate) fn check_room(&self, inner: &mut Inner) {
+        if inner.is_awaited && inner.state.has_some_room() {
+            inner.is_awaited = false;
+            self.made_room();
+        }
+    }
+
+    /// The client does not take its messages: nobody waits for it until it does.
+    fn give_up(&self) {
+        let mut inner = self.lock();
+        inner.is_awaited = false;
+        inner.is_given_up = true;
+    }
+
+    /// Stops to read the router's logs; their names.
+    fn leave_logs(&self) -> Vec<String> {
+        let readers = std::mem::take(&mut self.lock().readers);
+        readers.channels()
+    }
+
     /// The client is there again. Its subscriptions are checked against what it may see now.
-    pub(crate) fn attach(&self, principal: &Principal, keeps: bool) {
+    pub(crate) fn attach(&self, logs: &Logs, principal: &Principal, keeps: bool) {
         let mut inner = self.lock();
         inner.connected = true;
         inner.scope = Scope::of(principal);
@@ -178,7 +263,7 @@ impl Session {
         inner.answers.clear();
         inner.retained_jobs.clear();
         // An error means that the router has gone, which everybody finds out by themselves.
-        let _ = inner.settle_kinds();
+        let _ = inner.settle_kinds(logs);
     }
 
     /// The client has gone, and may be back.
@@ -228,15 +313,20 @@ impl Session {
     }
 
     /// Subscribes the link to what the session's filters need now; `answer` is given once the router has it.
-    pub(crate) fn answer_when_subscribed(&self, answer: SubscribeAnswer) -> Result<(), SubscribeFailed> {
+    pub(crate) fn answer_when_subscribed(
+        &self,
+        logs: &Logs,
+        answer: SubscribeAnswer,
+    ) -> Result<(), SubscribeFailed> {
         let mut inner = self.lock();
-        inner.settle_kinds()?;
+        inner.settle_kinds(logs)?;
         if inner.link.is_none() || inner.asked == inner.confirmed {
             inner.give(answer);
             drop(inner);
             self.to_send.notify_one();
         } else {
-            if inner.unanswered.len() >= MAX_UNANSWERED {
+            let filters = |(_, waiting): &(u16, SubscribeAnswer)| waiting.granted.len();
+            if inner.unanswered.iter().map(filters).sum::<usize>() > MAX_UNANSWERED {
                 return Err(SubscribeFailed::TooMany);
             }
             let waits_for = inner.asked;
@@ -259,7 +349,7 @@ impl Session {
     }
 
     /// Removes filters; tells for each whether it was there.
-    pub(crate) fn unsubscribe(&self, filters: &[&str]) -> Result<Vec<bool>, RouterGone> {
+    pub(crate) fn unsubscribe(&self, logs: &Logs, filters: &[&str]) -> Result<Vec<bool>, RouterGone> {
         let mut inner = self.lock();
         // A packet may name many more than there can be.
         let mut there: HashSet<&str> = inner.state.filters().collect();
@@ -268,7 +358,7 @@ impl Session {
             inner.state.unsubscribe(filter);
             inner.retained_jobs.retain(|job| job.filter != *filter);
         }
-        inner.settle_kinds()?;
+        inner.settle_kinds(logs)?;
         Ok(known)
     }
 
@@ -276,6 +366,7 @@ impl Session {
     fn subscribed(&self, token: u16) {
         let mut inner = self.lock();
         inner.confirmed = token;
+        inner.readers.confirm(token);
         while inner.unanswered.front().is_some_and(|(waits_for, _)| *waits_for == token) {
             if let Some((_, answer)) = inner.unanswered.pop_front() {
                 inner.give(answer);
@@ -296,23 +387,17 @@ impl Inner {
         self.answers.push_back(answer);
     }
 
-    /// The router's filters that the link is subscribed to.
-    fn channels(&self) -> Vec<String> {
-        self.kinds.iter().map(|kind| self.scope.channel(kind)).collect()
-    }
-
     /// Brings the link's subscriptions in line with the session's.
-    fn settle_kinds(&mut self) -> Result<(), RouterGone> {
+    fn settle_kinds(&mut self, logs: &Logs) -> Result<(), RouterGone> {
         let Some(link) = &self.link else { return Ok(()) };
-        let needed = self.state.kinds(&self.scope);
-        let channels = |kinds: Kinds| kinds.iter().map(|kind| self.scope.channel(kind)).collect::<Vec<_>>();
-        link.unsubscribe(channels(self.kinds.without(needed)))?;
-        let missing = needed.without(self.kinds);
+        let (needed, known) = (self.state.kinds(&self.scope), self.readers.kinds());
+        link.unsubscribe(self.readers.leave(known.without(needed)))?;
+        let missing = needed.without(known);
         if !missing.is_empty() {
             self.asked = self.asked.wrapping_add(1);
-            link.subscribe(self.asked, channels(missing))?;
+            let channels = self.readers.join(logs, &self.scope, missing, self.asked);
+            link.subscribe(self.asked, channels)?;
         }
-        self.kinds = needed;
         Ok(())
     }
 }

@@ -3,15 +3,21 @@
 //! Pure: no task, socket or clock. It hands out what to send next and takes acknowledgements in any order. It owns the
 //! client's packet identifiers; the router knows nothing of them.
 
+use std::borrow::Cow;
+use std::collections::hash_map::{Entry, HashMap};
 use std::collections::{BTreeSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 
 use super::index::Index;
+use crate::account::Share;
 use crate::channel::{Kinds, Scope};
 use crate::filter::matches;
 use crate::message::Message;
 
-/// What a queued message costs beside its bytes.
-const ENTRY_BYTES: usize = 64;
+/// What a message that waits or is under way costs beside its bytes.
+const ENTRY_BYTES: usize = 96;
+/// What a subscription costs beside its filter, for each level of that.
+const LEVEL_BYTES: usize = 128;
 /// Room for so many entries is kept when there are none.
 const KEEP_ENTRIES: usize = 4;
 /// MQTT has so many packet identifiers, from 1.
@@ -37,6 +43,21 @@ struct Waiting {
     retain: bool,
 }
 
+impl Waiting {
+    fn cost(&self) -> usize {
+        cost(&self.message)
+    }
+}
+
+fn cost(message: &Message) -> usize {
+    message.len() + ENTRY_BYTES
+}
+
+/// Twice, as a walk over retained messages may go with it; and what the index holds.
+fn subscription_cost(filter: &str) -> usize {
+    2 * filter.len() + LEVEL_BYTES * (2 + filter.bytes().filter(|byte| *byte == b'/').count())
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// PUBLISH sent; PUBACK or PUBREC is awaited.
@@ -56,6 +77,12 @@ struct Inflight {
     waiting: Option<Waiting>,
 }
 
+impl Inflight {
+    fn cost(&self) -> usize {
+        self.waiting.as_ref().map_or(ENTRY_BYTES, Waiting::cost)
+    }
+}
+
 /// The next packet for the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -69,8 +96,10 @@ pub(crate) enum Offer {
     Queued,
     /// No subscription matches, or it is QoS 0 and the client is away.
     NotWanted,
-    /// It matches and there is no room.
+    /// It matches, and the queue is full.
     Full,
+    /// It matches, and whose session this is holds too much in all.
+    NoRoom,
 }
 
 /// What a PUBREC leads to.
@@ -108,6 +137,8 @@ pub(crate) struct SessionState {
     /// Messages have to be kept until they are acknowledged, because the session may be resumed.
     keeps: bool,
     limit_bytes: usize,
+    /// For everything here that takes memory.
+    share: Share,
     subscriptions: Vec<Subscription>,
     /// Over the subscriptions as they are, if they are many and a message came since they changed.
     index: Option<Index>,
@@ -125,12 +156,13 @@ pub(crate) struct SessionState {
 }
 
 impl SessionState {
-    /// An empty session. Past `limit_bytes` of waiting messages it takes no more.
-    pub(crate) fn new(id: u64, keeps: bool, limit_bytes: usize) -> SessionState {
+    /// An empty session. Past `limit_bytes` of waiting messages, or past its share, it takes no more.
+    pub(crate) fn new(id: u64, keeps: bool, limit_bytes: usize, share: Share) -> SessionState {
         SessionState {
             id,
             keeps,
             limit_bytes,
+            share,
             subscriptions: Vec::new(),
             index: None,
             queue: VecDeque::new(),
@@ -143,32 +175,37 @@ impl SessionState {
         }
     }
 
+    pub(crate) fn share(&self) -> &Share {
+        &self.share
+    }
+
     /// Whether sent messages have to be kept for a later connection.
     pub(crate) fn set_keeps(&mut self, keeps: bool) {
         self.keeps = keeps;
     }
 
-    /// Adds or replaces a subscription; true if its filter is new.
+    /// Adds or replaces a subscription; false if there is no room for it.
+    #[must_use]
     pub(crate) fn subscribe(&mut self, subscription: Subscription) -> bool {
         match self.subscriptions.iter_mut().find(|known| known.filter == subscription.filter) {
             Some(known) => {
                 *known = subscription;
-                false
+                true
             }
-            None => {
+            None if self.share.try_hold_waiting(subscription_cost(&subscription.filter)) => {
                 self.subscriptions.push(subscription);
                 self.index = None;
                 true
             }
+            None => false,
         }
     }
 
-    /// True if there was such a subscription.
-    pub(crate) fn unsubscribe(&mut self, filter: &str) -> bool {
-        let before = self.subscriptions.len();
-        self.subscriptions.retain(|known| known.filter != filter);
+    pub(crate) fn unsubscribe(&mut self, filter: &str) {
+        let Some(place) = self.subscriptions.iter().position(|known| known.filter == filter) else { return };
+        self.subscriptions.remove(place);
         self.index = None;
-        self.subscriptions.len() < before
+        self.share.release(subscription_cost(filter));
     }
 
     pub(crate) fn subscription(&self, filter: &str) -> Option<&Subscription> {
@@ -204,49 +241,121 @@ impl SessionState {
                 ));
             }
         };
-        let topic = message.topic();
         if subscriptions.len() <= FEW_SUBSCRIPTIONS {
+            let topic = message.topic_bytes();
             subscriptions.iter().filter(|known| matches(&known.filter, topic)).for_each(add);
         } else {
             let filters = || subscriptions.iter().map(|known| known.filter.as_str());
             let index = self.index.get_or_insert_with(|| Index::of(filters()));
-            index.matching(topic, |position| add(&subscriptions[position]));
+            index.matching(message.topic(), |position| add(&subscriptions[position]));
         }
         granted
     }
 
     /// Queues a fresh message if it is for this client. While the client is away QoS 0 is not kept.
-    pub(crate) fn offer(&mut self, message: &Message, connected: bool) -> Offer {
-        let Some((qos, retain)) = self.grant(message) else { return Offer::NotWanted };
+    pub(crate) fn offer(&mut self, message: Cow<'_, Message>, connected: bool) -> Offer {
+        let Some((qos, retain)) = self.grant(&message) else { return Offer::NotWanted };
         if qos == 0 && !connected {
             return Offer::NotWanted;
         }
-        if self.queued_bytes >= self.limit_bytes {
+        if !self.has_room() {
             return Offer::Full;
         }
-        self.enqueue(Waiting { message: message.clone(), qos, retain });
+        if !self.share.try_hold_waiting(cost(&message)) {
+            return Offer::NoRoom;
+        }
+        self.enqueue(Waiting { message: message.into_owned(), qos, retain });
         Offer::Queued
     }
 
-    /// Queues a retained message for a new subscription; its caller asks for [`SessionState::wants_retained`] first.
-    pub(crate) fn offer_retained(&mut self, message: &Message, subscription_qos: u8) {
+    /// As [`SessionState::offer`]; where there is no room, others leave, or it does. Tells how many did.
+    pub(crate) fn offer_and_drop(&mut self, message: &Message, connected: bool) -> u64 {
+        if self.has_room() && cost(message) > self.queued_bytes / 4 {
+            // What leaves the queue would not make enough room.
+            return 1;
+        }
+        let dropped = self.trim();
+        match self.offer(Cow::Borrowed(message), connected) {
+            Offer::Queued | Offer::NotWanted => dropped,
+            Offer::Full | Offer::NoRoom => dropped + 1,
+        }
+    }
+
+    /// Drops a quarter of what is queued, and tells how many messages: the oldest of the topics that have most, down to what
+    /// the others have. So whoever says little is heard, however much others say.
+    fn trim(&mut self) -> u64 {
+        let hasher = RandomState::new();
+        let mut excess: HashMap<u64, usize> = HashMap::new();
+        for waiting in &self.queue {
+            *excess.entry(hasher.hash_one(waiting.message.topic_bytes())).or_default() += waiting.cost();
+        }
+        let level = level(excess.values().copied().collect(), self.queued_bytes - self.queued_bytes / 4);
+        excess.retain(|_, bytes| {
+            *bytes = bytes.saturating_sub(level);
+            *bytes > 0
+        });
+        let before = self.queue.len();
+        self.queue.retain(|waiting| {
+            let Entry::Occupied(mut left) = excess.entry(hasher.hash_one(waiting.message.topic_bytes()))
+            else {
+                return true;
+            };
+            *left.get_mut() = left.get().saturating_sub(waiting.cost());
+            if *left.get() == 0 {
+                left.remove();
+            }
+            false
+        });
+        self.count_queued();
+        (before - self.queue.len()) as u64
+    }
+
+    /// Queues a retained message for a new subscription, if there is room or nothing else is queued. Its caller asks for
+    /// [`SessionState::wants_retained`] first.
+    #[must_use]
+    pub(crate) fn offer_retained(&mut self, message: &Message, subscription_qos: u8) -> bool {
+        if !(self.has_room() && self.share.try_hold_waiting(cost(message))) {
+            if !self.queue.is_empty() {
+                return false;
+            }
+            self.share.hold(cost(message));
+        }
         let qos = subscription_qos.min(message.qos());
         self.enqueue(Waiting { message: message.clone(), qos, retain: true });
+        true
     }
 
     /// True while so little is queued that the next retained messages can be fetched.
     pub(crate) fn wants_retained(&self) -> bool {
-        self.queue.len() < 32 && self.queued_bytes < self.limit_bytes
+        self.queue.len() < 32 && self.has_room()
     }
 
+    /// Its share holds it already.
     fn enqueue(&mut self, waiting: Waiting) {
-        self.queued_bytes += waiting.message.len() + ENTRY_BYTES;
+        self.queued_bytes += waiting.cost();
         self.queue.push_back(waiting);
     }
 
     /// True if the queue has taken in less than its limit.
     pub(crate) fn has_room(&self) -> bool {
         self.queued_bytes < self.limit_bytes
+    }
+
+    /// True if a queue that was full has room for more than the next message.
+    pub(crate) fn has_some_room(&self) -> bool {
+        self.queued_bytes <= self.limit_bytes - self.limit_bytes / 16
+    }
+
+    pub(crate) fn is_half_empty(&self) -> bool {
+        self.queued_bytes <= self.limit_bytes / 2
+    }
+
+    /// Counts anew what is held, after messages were dropped.
+    fn count_queued(&mut self) {
+        self.queued_bytes = self.queue.iter().map(Waiting::cost).sum();
+        let inflight: usize = self.inflight.iter().map(Inflight::cost).sum();
+        let filters: usize = self.filters().map(subscription_cost).sum();
+        self.share.hold_in_all(self.queued_bytes + inflight + filters);
     }
 
     /// What to send next, if anything may be sent: at most `window` publishes of QoS 1 and 2 are under way.
@@ -261,7 +370,8 @@ impl SessionState {
             return None;
         }
         let waiting = self.queue.pop_front()?;
-        self.queued_bytes -= waiting.message.len() + ENTRY_BYTES;
+        let cost = waiting.cost();
+        self.queued_bytes -= cost;
         if self.queue.is_empty() && self.queue.capacity() > KEEP_ENTRIES {
             // A burst's room is given back.
             self.queue = VecDeque::new();
@@ -272,8 +382,12 @@ impl SessionState {
             let number = self.free_number();
             packet_id = packet_id_of(number);
             let waiting = self.keeps.then(|| Waiting { message: message.clone(), qos, retain });
-            self.kept_bytes += waiting.as_ref().map_or(0, |waiting| waiting.message.len() + ENTRY_BYTES);
-            self.inflight.push_back(Inflight { number, stage: Stage::Published, sent_here: true, waiting });
+            self.kept_bytes += waiting.as_ref().map_or(0, Waiting::cost);
+            let entry = Inflight { number, stage: Stage::Published, sent_here: true, waiting };
+            self.share.release(cost - entry.cost());
+            self.inflight.push_back(entry);
+        } else {
+            self.share.release(cost);
         }
         Some(Next::Publish { message, qos, retain, packet_id, dup: false })
     }
@@ -328,7 +442,8 @@ impl SessionState {
     fn remove(&mut self, place: usize) {
         let Some(entry) = self.inflight.remove(place) else { return };
         self.unsent -= usize::from(!entry.sent_here);
-        self.kept_bytes -= entry.waiting.map_or(0, |waiting| waiting.message.len() + ENTRY_BYTES);
+        self.share.release(entry.cost());
+        self.kept_bytes -= entry.waiting.as_ref().map_or(0, Waiting::cost);
         if self.inflight.is_empty() && self.inflight.capacity() > KEEP_ENTRIES {
             self.inflight = VecDeque::new();
         }
@@ -363,7 +478,10 @@ impl SessionState {
         }
         let entry = &mut self.inflight[place];
         entry.stage = Stage::Released;
-        self.kept_bytes -= entry.waiting.take().map_or(0, |waiting| waiting.message.len() + ENTRY_BYTES);
+        if let Some(waiting) = entry.waiting.take() {
+            self.kept_bytes -= waiting.cost();
+            self.share.release(waiting.message.len());
+        }
         Received::Release
     }
 
@@ -400,20 +518,35 @@ impl SessionState {
             subscriptions.iter().any(|subscription| matches(&subscription.filter, topic)) || allowed(topic)
         };
         self.queue.retain(visible);
-        self.queued_bytes = self.queue.iter().map(|w| w.message.len() + ENTRY_BYTES).sum();
         self.inflight.retain(|entry| entry.waiting.as_ref().is_none_or(visible));
         for entry in &mut self.inflight {
             entry.sent_here = false;
         }
         self.unsent = self.inflight.len();
         let kept = self.inflight.iter().filter_map(|entry| entry.waiting.as_ref());
-        self.kept_bytes = kept.map(|waiting| waiting.message.len() + ENTRY_BYTES).sum();
+        self.kept_bytes = kept.map(Waiting::cost).sum();
         self.subscriptions = subscriptions;
+        self.count_queued();
     }
 
     /// The client has gone: QoS 0 messages are not kept for it.
     pub(crate) fn detach(&mut self) {
         self.queue.retain(|waiting| waiting.qos > 0);
-        self.queued_bytes = self.queue.iter().map(|w| w.message.len() + ENTRY_BYTES).sum();
+        self.count_queued();
     }
+}
+
+/// What each may keep so that all of them together keep `total`, if who has less than that keeps all of it.
+fn level(mut sizes: Vec<usize>, total: usize) -> usize {
+    sizes.sort_unstable();
+    let (mut left, mut count) = (total, sizes.len());
+    for size in sizes {
+        let level = left / count;
+        if size > level {
+            return level;
+        }
+        left -= size;
+        count -= 1;
+    }
+    usize::MAX
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use crate::support::broker::{device, person, service, up};
 use crate::support::*;
 use crate::target::{MIB, PALS, Target, pal};
@@ -195,5 +197,66 @@ fn queues_of_absent_clients_are_full_at_their_limit_and_what_comes_then_is_dropp
         }
     }
     target.assert_grew_less_than(&before, 40 * MIB);
+    witness.finish();
+}
+
+/// Ada's tool of this number: its session outlives it, and its will is large.
+fn hoarder(number: usize) -> Connect {
+    let mut will = Will::new("fleet/v1/acme/operator/ada/command", &"w".repeat(50_000));
+    will.properties = property::will_delay(3_600);
+    Connect { client_id: format!("hoards-{number}"), ..person(Version::V5, "ada").persistent().will(will) }
+}
+
+#[test]
+fn one_account_holds_no_more_in_all_its_sessions_and_connections_than_it_may_and_others_go_on() {
+    const AWAY: usize = 16;
+    const THERE: usize = 99;
+    let target = Target::start();
+    let witness = Witness::start(&target);
+    let before = target.usage();
+    let view = |number: usize| format!("fleet/v1/acme/view/for-{number}");
+    // Filters that are as long and as deep as they may be, and never the same.
+    let deep = |number: usize, n: usize| format!("fleet/v1/acme/{number}/{n}/{}#", "a/".repeat(490));
+    let open = |number: usize| {
+        let mut client = Client::connect(target.address, &hoarder(number));
+        setsockopt(client.stream(), sockopt::RcvBuf, &8_192).unwrap();
+        assert_eq!(client.subscribe(&[&view(number)], 1), [1]);
+        let filters: Vec<String> = (0..40).map(|n| deep(number, n)).collect();
+        let codes = client.subscribe(&filters.iter().map(String::as_str).collect::<Vec<_>>(), 1);
+        assert!(codes.iter().all(|code| [1, 0x97].contains(code)), "{codes:?}");
+        client
+    };
+    // Some go without a goodbye.
+    (THERE..THERE + AWAY).for_each(|number| drop(open(number)));
+    let mut there: Vec<Client> = (0..THERE).map(open).collect();
+    // Each gets messages of its own: more than waits for one, and more than is kept until it is acknowledged.
+    let mut service = Client::connect(target.address, &service(Version::V5));
+    for round in 0..24 {
+        for number in 0..THERE + AWAY {
+            let payload = [round as u8; 50_000];
+            service.send(Publish::new(view(number), payload).qos(1, 1).encode(Version::V5));
+        }
+        (0..THERE + AWAY)
+            .for_each(|_| assert!(matches!(service.receive(), Received::PubAck { code: 0, .. })));
+        // Half of them read now and then, and acknowledge nothing.
+        for client in there.iter_mut().step_by(2).filter(|_| round % 3 == 0) {
+            while let Outcome::Packet(_) = client.wait(Duration::from_millis(2)) {}
+        }
+    }
+    // And each begins a packet that it does not finish, for as long as it is let.
+    let topic = wire::field("fleet/v1/acme/operator/ada/command");
+    let begun = [&[kind::PUBLISH][..], &wire::varint(300_000), &topic, &vec![0; 299_000]].concat();
+    for client in &mut there {
+        client.stream().set_write_timeout(Some(Duration::from_millis(20))).unwrap();
+        client.try_send(&begun);
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    target.assert_grew_less_than(&before, 50 * MIB);
+    // The account is where it was, and so is everybody else.
+    drop((there, service));
+    target.assert_gives_back(&before);
+    let mut again =
+        Client::connect(target.address, &Connect { client_id: "new".into(), ..person(Version::V5, "ada") });
+    assert_eq!(again.subscribe(&[&view(0)], 1), [1]);
     witness.finish();
 }

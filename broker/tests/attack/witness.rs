@@ -109,9 +109,8 @@ fn starved(process: u32) -> HashMap<String, Duration> {
 }
 
 fn round_trips(address: SocketAddr) -> impl FnMut() + Send + 'static {
-    // Of a kind that no attack floods: what shares a log of the router with a flood may fall out of it, which is counted
-    // and told of elsewhere.
-    let topic = up("cam-59", "event");
+    // As the devices that flood.
+    let topic = up("cam-59", "heartbeat");
     let mut camera = Client::connect(address, &device(Version::V311, "cam-59"));
     let mut reader =
         Client::connect(address, &Connect { client_id: "witness".into(), ..person(Version::V5, "otto") });

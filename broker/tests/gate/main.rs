@@ -8,6 +8,7 @@ mod support;
 mod connections;
 mod delivery;
 mod devices;
+mod floods;
 mod limits;
 mod login;
 mod permissions;

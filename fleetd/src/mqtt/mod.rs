@@ -7,7 +7,6 @@ pub mod results;
 pub mod views;
 
 use broker::{Broker, PrincipalKey, QoS, ServicePublisher};
-use bytes::Bytes;
 use protocol::{
     codec,
     id::{DeviceId, OrgSlug},
@@ -52,7 +51,7 @@ async fn publish(
     qos: QoS,
     retain: bool,
 ) -> bool {
-    let published = publisher.publish(topic.to_string(), Bytes::from(payload), qos, retain).await;
+    let published = publisher.publish_on(topic, &payload, qos, retain).await;
     if let Err(error) = &published {
         tracing::warn!(%topic, %error, "not published");
     }
