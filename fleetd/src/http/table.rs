@@ -242,14 +242,12 @@ async fn run(mut request: Request, access: Access, handler: Handler) -> Response
     if let Some(action) = access.audit_name().filter(|_| problem.is_refusal())
         && app.auth.may_note_refusal(address, &context.actor.to_string())
     {
-        let kind = match action {
+        let kind = match action.split_once('.') {
             // The path has the device's id, if it has one.
-            "command.create" => "device",
-            _ if action.starts_with("command.") => "command",
-            _ if action.starts_with("device.") => "device",
-            _ if action.starts_with("show_lock.") => "show_lock",
-            _ if action.starts_with("lease.") => "redundancy_group",
-            _ => "user",
+            _ if action == "command.create" => "device",
+            Some(("auth", _)) | None => "user",
+            Some(("lease", _)) => "redundancy_group",
+            Some((kind, _)) => kind,
         };
         let entry = AuditEntry {
             org_id: org.as_ref().or(problem.org()),
