@@ -114,3 +114,17 @@ pub(super) fn filter(app: &Arc<AppState>) -> BoxedFilter<(Response,)> {
 pub fn paths() -> Vec<(Method, String)> {
     table().paths()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::policy::SCOPES;
+
+    #[test]
+    fn every_route_asks_for_a_scope_that_a_key_can_have_or_for_none() {
+        for action in table().actions() {
+            let scope = action.scope();
+            assert!(scope.is_empty() || SCOPES.contains(&scope), "{action:?}: {scope}");
+        }
+    }
+}

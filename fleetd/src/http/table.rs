@@ -100,6 +100,16 @@ impl Table {
         self.rows.iter().map(|row| (row.method.clone(), row.path.clone())).collect()
     }
 
+    /// What the routes are for.
+    #[cfg(test)]
+    pub(super) fn actions(&self) -> Vec<Action> {
+        let needs = |row: &Row| match row.access {
+            Access::Needs(action) => Some(action),
+            _ => None,
+        };
+        self.rows.iter().filter_map(needs).collect()
+    }
+
     /// The filter that serves the table, and answers 404 and 405 for everything else.
     pub(super) fn filter(self, app: &Arc<AppState>) -> BoxedFilter<(Response,)> {
         let paths = Arc::new(self.paths());
