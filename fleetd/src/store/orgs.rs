@@ -54,7 +54,8 @@ pub async fn page(store: &Store, page: PageOf) -> Result<(Vec<Organization>, i64
 #[must_use]
 pub fn update(before: &Organization, after: &Organization, now_ms: i64) -> Statement {
     Statement::new(
-        "UPDATE organizations SET name = ?2, settings = ?3, max_devices = ?4, updated_at = max(?5, updated_at + 1) \
+        "UPDATE organizations SET name = ?2, settings = ?3, max_devices = ?4, updated_at = \
+         CASE WHEN ?5 > updated_at THEN ?5 ELSE updated_at + 1 END \
          WHERE id = ?1 AND updated_at = ?6",
         values![
             before.id.as_str(),
