@@ -49,8 +49,8 @@ pub enum PasswordError {
     Hashing(String),
 }
 
-/// How hard to guess a password has to be, of 0 to 4: more than 10^8 guesses, which Argon2id makes slow ones.
-const SCORE_MIN: zxcvbn::Score = zxcvbn::Score::Three;
+/// How many guesses a password has to withstand: as many as eight random characters are counted for. Argon2id makes slow ones of them.
+const GUESSES_MIN: u64 = 100_000_000;
 
 /// Checks what a person chose. `about`: names and addresses of the account, which are guessed first. Takes milliseconds.
 ///
@@ -69,7 +69,7 @@ pub fn check_new(password: &str, about: &[String]) -> Result<(), PasswordError> 
     }
     let about: Vec<&str> = about.iter().map(String::as_str).collect();
     let estimate = zxcvbn::zxcvbn(password, &about);
-    if estimate.score() >= SCORE_MIN {
+    if estimate.guesses() >= GUESSES_MIN {
         return Ok(());
     }
     // The advice is fixed text of the library: nothing of the password is in it.

@@ -10,7 +10,7 @@ use crate::auth::password::{self, PASSWORD_MAX_BYTES};
 use crate::auth::policy::{self, Action};
 use crate::config::Secret;
 use crate::domain::fields::{flag, name, parsed, secret};
-use crate::domain::user::{EMAIL_MAX_BYTES, Kind, NAME_MAX_CHARS, User, UserPatch};
+use crate::domain::user::{EMAIL_MAX_BYTES, Email, Kind, NAME_MAX_CHARS, User, UserPatch};
 use crate::service::accounts::{self, NewUser};
 use crate::service::{Desk, Error};
 use crate::store::users;
@@ -28,7 +28,7 @@ pub(super) async fn get(request: Request) -> Result<Response, Problem> {
 /// `POST /users`
 pub(super) async fn create(mut request: Request) -> Result<Response, Problem> {
     let mut fields = request.fields().await?;
-    let email = fields.required("email", parsed(EMAIL_MAX_BYTES));
+    let email = fields.required("email", parsed::<Email>(EMAIL_MAX_BYTES));
     let name = fields.required("name", name(NAME_MAX_CHARS));
     let role = fields.required("role", parsed(20));
     let username = fields.optional("username", parsed(63));
@@ -41,7 +41,7 @@ pub(super) async fn create(mut request: Request) -> Result<Response, Problem> {
     let caller = request.caller()?;
     let own = &caller.org().slug;
     let org = org.unwrap_or_else(|| own.clone());
-    let about = |problem: Problem| problem.about("user", crate::domain::user::Email::as_str(&email));
+    let about = |problem: Problem| problem.about("user", email.as_str());
     if is_superadmin || org != *own {
         policy::check(caller, Action::ManageSuperadmins, None)
             .map_err(|why| about(Problem::new(StatusCode::FORBIDDEN, why)))?;
