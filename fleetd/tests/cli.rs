@@ -3,42 +3,12 @@
 
 mod common;
 
-use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::cli::{fails, fleetd, succeeds};
 use common::{PASSWORD, Server};
 use protocol::id::Role;
 use serde_json::json;
-
-fn fleetd(server: &Server, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fleetd"))
-        .args(arguments)
-        .env_clear()
-        .env("FLEET_DATA_DIR", server.folder.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A command that reads nothing may be gone already.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
-#[track_caller]
-fn succeeds(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-#[track_caller]
-fn fails(output: &Output, with: &str) {
-    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains(with), "{told}");
-    assert!(!told.contains("panicked") && !told.contains(PASSWORD), "{told}");
-}
 
 #[test]
 fn a_person_is_added_beside_a_running_server_and_signs_in() {

@@ -68,6 +68,34 @@ const ROUTES: &[(&str, &str, [May; 5])] = &[
     ("POST", "/api/v1/commands/{id}/cancel", [N, N, Y, Y, N]),
     ("POST", "/api/v1/commands/{id}/override", [N, N, Y, Y, N]),
 ];
+/// The same for people, organisations and keys.
+const ACCOUNT_ROUTES: &[(&str, &str, [May; 5])] = &[
+    ("GET", "/api/v1/users", [N, N, N, Y, N]),
+    ("POST", "/api/v1/users", [N, N, N, Y, N]),
+    ("GET", "/api/v1/users/{id}", [N, N, N, Y, N]),
+    ("PATCH", "/api/v1/users/{id}", [N, N, N, Y, N]),
+    ("DELETE", "/api/v1/users/{id}", [N, N, N, Y, N]),
+    ("POST", "/api/v1/users/{id}/reset-password", [N, N, N, Y, N]),
+    // For those who own organisations; an admin of one does not.
+    ("GET", "/api/v1/orgs", [N, N, N, N, N]),
+    ("POST", "/api/v1/orgs", [N, N, N, N, N]),
+    ("GET", "/api/v1/orgs/{id}", [N, N, N, N, N]),
+    ("PATCH", "/api/v1/orgs/{id}", [N, N, N, N, N]),
+    ("GET", "/api/v1/service-accounts", [N, N, N, Y, N]),
+    ("POST", "/api/v1/service-accounts", [N, N, N, Y, N]),
+    ("GET", "/api/v1/service-accounts/{id}", [N, N, N, Y, N]),
+    ("PATCH", "/api/v1/service-accounts/{id}", [N, N, N, Y, N]),
+    ("DELETE", "/api/v1/service-accounts/{id}", [N, N, N, Y, N]),
+    ("GET", "/api/v1/api-keys", [N, Y, Y, Y, N]),
+    ("POST", "/api/v1/api-keys", [N, Y, Y, Y, N]),
+    ("GET", "/api/v1/api-keys/{id}", [N, Y, Y, Y, N]),
+    ("PATCH", "/api/v1/api-keys/{id}", [N, Y, Y, Y, N]),
+    ("DELETE", "/api/v1/api-keys/{id}", [N, Y, Y, Y, N]),
+    ("GET", "/api/v1/enrollment-keys", [N, N, N, Y, N]),
+    ("POST", "/api/v1/enrollment-keys", [N, N, N, Y, N]),
+    ("GET", "/api/v1/enrollment-keys/{id}", [N, N, N, Y, N]),
+    ("DELETE", "/api/v1/enrollment-keys/{id}", [N, N, N, Y, N]),
+];
 const OPEN: &[(&str, &str)] = &[
     ("POST", "/api/v1/auth/login"),
     ("POST", "/api/v1/auth/refresh"),
@@ -85,16 +113,45 @@ const OPEN: &[(&str, &str)] = &[
 fn every_route_is_in_the_table_of_who_may() {
     for (method, path) in fleetd::http::paths() {
         let path = path.replace("/api/devices", "/api/v1/devices");
-        let known = ROUTES.iter().any(|row| (row.0, row.1) == (method.as_str(), path.as_str()))
-            || OPEN.iter().any(|row| *row == (method.as_str(), path.as_str()));
+        let known =
+            ROUTES.iter().chain(ACCOUNT_ROUTES).any(|row| (row.0, row.1) == (method.as_str(), path.as_str()))
+                || OPEN.iter().any(|row| *row == (method.as_str(), path.as_str()));
         assert!(known, "{method} {path}");
     }
 }
 
 #[test]
 fn every_role_may_what_the_table_says_and_nothing_else() {
+    try_all(
+        ROUTES,
+        &[
+            "device.decommission refused user:vera@example.org cam-1",
+            "device.rotate_token refused user:otto@example.org cam-1",
+            "device.approve refused device:default/cam-1 cam-1",
+            "device.update refused anonymous cam-1",
+        ],
+    );
+}
+
+#[test]
+fn every_role_may_do_with_accounts_and_keys_what_the_table_says_and_nothing_else() {
+    try_all(
+        ACCOUNT_ROUTES,
+        &[
+            "user.disable refused user:vera@example.org cam-1",
+            "user.reset_password refused user:otto@example.org cam-1",
+            "service_account.update refused device:default/cam-1 cam-1",
+            "org.create refused user:anna@example.org ",
+            "api_key.revoke refused anonymous cam-1",
+            "enrollment_key.create refused user:vera@example.org ",
+        ],
+    );
+}
+
+/// Everybody tries every route; `refusals` are in the audit log afterwards.
+fn try_all(routes: &[(&str, &str, [May; 5])], refusals: &[&str]) {
     let (server, mut token) = server_with_everybody();
-    for (method, path, may) in ROUTES {
+    for (method, path, may) in routes {
         for prefix in ["/api/v1/devices", "/api/devices"] {
             let path = with_id(path).replace("/api/v1/devices", prefix);
             let callers = [None, Some("vera"), Some("otto"), Some("anna"), Some("cam-1")];
@@ -123,7 +180,7 @@ fn every_role_may_what_the_table_says_and_nothing_else() {
                 if answer.status >= 400 {
                     answer.is_problem(answer.status);
                 }
-                if *may == Y && *method == "DELETE" && path.ends_with("/cam-1") {
+                if *may == Y && *method == "DELETE" && path.ends_with("/devices/cam-1") {
                     token = server.device("anna", "cam-1");
                 }
                 if let Some(new) = answer.body["token"].as_str() {
@@ -133,12 +190,7 @@ fn every_role_may_what_the_table_says_and_nothing_else() {
         }
     }
     let audit = server.audit();
-    for row in [
-        "device.decommission refused user:vera@example.org cam-1",
-        "device.rotate_token refused user:otto@example.org cam-1",
-        "device.approve refused device:default/cam-1 cam-1",
-        "device.update refused anonymous cam-1",
-    ] {
+    for row in refusals {
         assert!(audit.iter().any(|found| found == row), "{row}: {audit:#?}");
     }
 }

@@ -178,6 +178,18 @@ fn a_live_connection_ends_within_a_second_of_the_change_that_ends_its_token() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{change}: {:?}", begun.elapsed());
     }
     assert_ne!(connect(address, "default/cam-1", &token).0, 0);
+
+    let key = server.post("/api/v1/api-keys").by_person("anna").json(&json!({"name": "tool"}));
+    let text = key.body["key"].as_str().unwrap();
+    let (answer, mut stream) = connect(address, "default/anna", text);
+    assert_eq!(answer, 0);
+    let begun = Instant::now();
+    let path = format!("/api/v1/api-keys/{}", key.body["id"].as_str().unwrap());
+    assert_eq!(server.call("DELETE", &path).by_person("anna").send().status, 204);
+    let ended = stream.read(&mut [0; 16]);
+    assert!(matches!(ended, Ok(0)) || ended.is_err_and(|e| e.kind() != std::io::ErrorKind::WouldBlock));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_ne!(connect(address, "default/anna", text).0, 0);
     server.runtime.block_on(broker.shutdown());
 }
 

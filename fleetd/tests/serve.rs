@@ -206,6 +206,17 @@ fn a_port_in_use_is_named_with_the_key_to_change() {
 }
 
 #[test]
+fn a_first_admin_with_a_password_that_is_easy_to_guess_is_not_made() {
+    let data = tempfile::tempdir().unwrap();
+    let mut command = fleetd(data.path());
+    command.arg("serve").env("FLEET_ADMIN_PASSWORD", "password123");
+    let output = output(command, "");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(message.contains("easy to guess") && !message.contains("password123"), "{message}");
+}
+
+#[test]
 fn a_bad_configuration_and_an_unusable_folder_say_what_to_do() {
     let data = tempfile::tempdir().unwrap();
     let config = data.path().join("fleetd.toml");

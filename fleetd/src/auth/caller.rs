@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use protocol::id::Role;
-
 use super::AuthState;
 use super::token::{TOKEN_MAX_LEN, TokenHash};
 use crate::config::Secret;
@@ -55,16 +53,6 @@ impl Person {
             _ => true,
         }
     }
-
-    /// The role for MQTT, where packets carry no scope: a key that may not send commands gives a viewer, one that may
-    /// not see devices either gives nothing.
-    #[must_use]
-    pub fn mqtt_role(&self) -> Option<Role> {
-        if self.has_scope("commands:write") {
-            return Some(self.user.role);
-        }
-        self.has_scope("devices:read").then_some(Role::Viewer)
-    }
 }
 
 impl Caller {
@@ -82,7 +70,7 @@ impl Caller {
     pub fn actor(&self) -> Actor {
         match self {
             Self::Person(Person { key: Some(key), .. }) => Actor::Key(key.prefix.clone()),
-            Self::Person(person) => Actor::User(person.user.email.as_str().to_owned()),
+            Self::Person(person) => Actor::User(person.user.label()),
             Self::Device(device) => Actor::Device(format!("{}/{}", device.org.slug, device.device)),
         }
     }

@@ -77,12 +77,12 @@ impl AuthState {
         })
     }
 
-    /// Hashes a new password that was checked.
+    /// Checks and hashes a new password that came in the field `field`. `about`: names and addresses of the account.
     ///
     /// # Errors
-    /// [`Error::Internal`] when hashing fails.
-    pub async fn hash_password(&self, password: Secret) -> Result<String, Error> {
-        self.passwords.hash(password).await.map_err(Error::internal)
+    /// [`Error::Invalid`] for one that will not do, [`Error::Internal`] when hashing fails.
+    pub async fn hash_new(&self, field: &str, password: Secret, about: Vec<String>) -> Result<String, Error> {
+        self.passwords.hash(password, about).await.map_err(|error| not_taken(field, error))
     }
 
     /// Whether the password is right, where `account` was tried from `address`. A failure is counted, and past the
@@ -137,6 +137,15 @@ impl AuthState {
     /// Whether a refusal may still be written to the audit log, which must not be filled from outside.
     pub fn may_note_refusal(&self, address: IpAddr, account: &str) -> bool {
         lock(&self.refusals).count(&FailureKey::new(address, account), self.clock.now_ms()).is_none()
+    }
+}
+
+/// Tells whoever chose a password in the field `field` why it was not taken.
+#[must_use]
+pub fn not_taken(field: &str, error: PasswordError) -> Error {
+    match error {
+        PasswordError::Damaged(_) | PasswordError::Hashing(_) => Error::internal(error),
+        chosen => Error::field(field, chosen.to_string()),
     }
 }
 

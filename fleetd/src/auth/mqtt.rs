@@ -7,6 +7,7 @@ use broker::{Authentication, Authenticator, ConnectAttempt, Principal, Principal
 use protocol::id::{DeviceId, OrgSlug, UserName};
 
 use super::caller::person_by_api_key;
+use super::policy;
 use super::token::{TOKEN_LEN, TOKEN_MAX_LEN, TokenHash};
 use crate::app::AppState;
 use crate::config::Secret;
@@ -95,14 +96,14 @@ impl DatabaseAuthenticator {
             if let (Some(person), Some(stored)) = (person, &stored)
                 && person.user.id == stored.user.id
             {
-                let role = person.mqtt_role().ok_or(Refusal::NotAuthorized)?;
+                let role = policy::mqtt_role(&person).ok_or(Refusal::NotAuthorized)?;
                 return Ok(Principal::Person { org: person.user.org.slug, user: person.user.username, role });
             }
             // A wrong key or a wrong device token. No password is tried: it would cost a second of computing for each
             // of a venue's devices that were decommissioned.
             return Err(self.failed(address, name));
         }
-        let hash = stored.as_ref().map(|stored| stored.password_hash.clone());
+        let hash = stored.as_ref().and_then(|stored| stored.password_hash.clone());
         self.app.auth.check_password(address, name, password, hash).await.map_err(refusal)?;
         match stored {
             Some(StoredUser { user, .. }) if user.is_active => {

@@ -38,6 +38,9 @@ pub enum PasswordError {
     /// Control characters cannot be typed again with certainty.
     #[error("the password contains a control character")]
     ControlCharacter,
+    /// A dictionary, the account's own names or a keyboard give it away. Says why, without the password.
+    #[error("the password is easy to guess{0}")]
+    Weak(String),
     /// The hash in the database cannot be read.
     #[error("the stored password hash is damaged: {0}")]
     Damaged(String),
@@ -46,11 +49,14 @@ pub enum PasswordError {
     Hashing(String),
 }
 
-/// Checks what a person chose.
+/// How many guesses a password has to withstand: as many as eight random characters are counted for. Argon2id makes slow ones of them.
+const GUESSES_MIN: u64 = 100_000_000;
+
+/// Checks what a person chose. `about`: names and addresses of the account, which are guessed first. Takes milliseconds.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check_new(password: &str) -> Result<(), PasswordError> {
+pub fn check_new(password: &str, about: &[String]) -> Result<(), PasswordError> {
     if password.len() > PASSWORD_MAX_BYTES {
         return Err(PasswordError::TooLong(password.len()));
     }
@@ -61,7 +67,44 @@ pub fn check_new(password: &str) -> Result<(), PasswordError> {
     if password.chars().any(char::is_control) {
         return Err(PasswordError::ControlCharacter);
     }
-    Ok(())
+    let about: Vec<&str> = about.iter().map(String::as_str).collect();
+    let estimate = zxcvbn::zxcvbn(password, &about);
+    if estimate.guesses() >= GUESSES_MIN {
+        return Ok(());
+    }
+    // The advice is fixed text of the library: nothing of the password is in it.
+    let advice = estimate.feedback().map(|feedback| {
+        let warning = feedback.warning().map(|warning| warning.to_string());
+        let hints = feedback.suggestions().iter().map(ToString::to_string);
+        warning.into_iter().chain(hints).collect::<Vec<_>>().join(" ")
+    });
+    Err(PasswordError::Weak(
+        advice.filter(|text| !text.is_empty()).map_or_else(String::new, |text| format!(": {text}")),
+    ))
+}
+
+/// Makes a password for somebody to be told once: 100 random bits, without letters that look alike.
+///
+/// # Errors
+/// When the operating system has no random bytes.
+pub fn generate() -> Result<Secret, PasswordError> {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = zeroize::Zeroizing::new([0_u8; 20]);
+    getrandom::fill(bytes.as_mut_slice()).map_err(|e| PasswordError::Hashing(e.to_string()))?;
+    let groups: Vec<String> = bytes
+        .chunks(5)
+        .map(|group| group.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect())
+        .collect();
+    Ok(Secret::new(groups.join("-")))
+}
+
+/// Checks a new password and hashes it. Takes tens of milliseconds of a core.
+///
+/// # Errors
+/// As [`check_new`] and [`hash_blocking`].
+pub fn check_and_hash_blocking(password: &Secret, about: &[String]) -> Result<String, PasswordError> {
+    check_new(password.expose(), about)?;
+    hash_blocking(password)
 }
 
 /// Hashes a password that was checked before. Takes tens of milliseconds of a core.
@@ -136,17 +179,17 @@ impl Passwords {
         }))
     }
 
-    /// Hashes a new password. Check it with [`check_new`] first.
+    /// Checks a new password and hashes it.
     ///
     /// # Errors
-    /// When hashing fails.
-    pub async fn hash(&self, password: Secret) -> Result<String, PasswordError> {
+    /// As [`check_new`]; when hashing fails.
+    pub async fn hash(&self, password: Secret, about: Vec<String>) -> Result<String, PasswordError> {
         let failed = |e: &dyn std::fmt::Display| PasswordError::Hashing(e.to_string());
         let slot = self.hashing.clone().acquire_owned().await.map_err(|e| failed(&e))?;
         let work = move || {
             // Kept until the work is done, also if nobody waits for it any more.
             let _slot = slot;
-            hash_blocking(&password)
+            check_and_hash_blocking(&password, &about)
         };
         tokio::task::spawn_blocking(work).await.map_err(|e| failed(&e))?
     }
@@ -276,7 +319,7 @@ mod tests {
 
     async fn with_anna() -> (Arc<Passwords>, String) {
         let passwords = Passwords::new().unwrap();
-        let stored = passwords.hash(secret("correct horse")).await.unwrap();
+        let stored = passwords.hash(secret("correct horse"), Vec::new()).await.unwrap();
         (passwords, stored)
     }
 
@@ -382,9 +425,36 @@ mod tests {
 
     #[test]
     fn a_new_password_is_bounded_and_typable() {
-        assert!(check_new("eight888").is_ok());
-        assert!(matches!(check_new("seven77"), Err(PasswordError::TooShort(7))));
-        assert!(matches!(check_new(&"x".repeat(257)), Err(PasswordError::TooLong(257))));
-        assert!(matches!(check_new("with\0nul-inside"), Err(PasswordError::ControlCharacter)));
+        let check = |password: &str| check_new(password, &[]);
+        assert!(check("k4-vq8.w").is_ok());
+        assert!(matches!(check("seven77"), Err(PasswordError::TooShort(7))));
+        assert!(matches!(check(&"x".repeat(257)), Err(PasswordError::TooLong(257))));
+        assert!(matches!(check("with\0nul-inside"), Err(PasswordError::ControlCharacter)));
+    }
+
+    #[test]
+    fn a_password_that_is_guessed_early_is_refused_with_advice_and_without_itself() {
+        let about = ["Vera Hall".to_owned(), "vera@example.org".to_owned()];
+        for weak in
+            ["password1", "Qwertyuiop12", "11111111111", "vera@example.org", "iloveyou2024", "abcabcabcabc"]
+        {
+            let error = check_new(weak, &about).unwrap_err();
+            assert!(matches!(error, PasswordError::Weak(_)), "{weak}: {error}");
+            assert!(
+                error.to_string().contains("easy to guess") && !error.to_string().contains(weak),
+                "{error}"
+            );
+        }
+        for good in ["correct horse battery", "another password", "2564de45f45491356957d359"] {
+            assert!(check_new(good, &about).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_made_password_passes_and_is_never_the_same() {
+        let (one, two) = (generate().unwrap(), generate().unwrap());
+        assert_ne!(one.expose(), two.expose());
+        assert_eq!(one.expose().len(), 23);
+        assert!(check_new(one.expose(), &[]).is_ok());
     }
 }

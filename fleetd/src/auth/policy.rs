@@ -2,7 +2,22 @@
 
 use protocol::id::Role;
 
-use super::caller::Caller;
+use super::caller::{Caller, Person};
+
+/// What an API key can be limited to.
+pub const SCOPES: &[&str] = &[
+    "account:read",
+    "devices:read",
+    "devices:write",
+    "commands:read",
+    "commands:write",
+    "releases:read",
+    "releases:write",
+    "users:read",
+    "users:write",
+    "orgs:read",
+    "orgs:write",
+];
 
 /// Something that a request may want to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,12 +78,56 @@ pub enum Action {
     SetConfig,
     /// Take the lease of a redundancy group back.
     ReleaseLease,
+    /// See the people of the organisation.
+    ReadUsers,
+    /// Add a person.
+    CreateUser,
+    /// Change a person's name, role or state.
+    UpdateUser,
+    /// Disable a person.
+    DisableUser,
+    /// Give a person a new password.
+    ResetPassword,
+    /// Make, change or disable somebody who owns organisations.
+    ManageSuperadmins,
+    /// See organisations.
+    ReadOrgs,
+    /// Add an organisation.
+    CreateOrg,
+    /// Change an organisation.
+    UpdateOrg,
+    /// See service accounts.
+    ReadServiceAccounts,
+    /// Add a service account.
+    CreateServiceAccount,
+    /// Change a service account.
+    UpdateServiceAccount,
+    /// Disable a service account.
+    DisableServiceAccount,
+    /// See one's own API keys.
+    ReadApiKeys,
+    /// Make an API key for oneself.
+    CreateApiKey,
+    /// Rename one's own API key.
+    UpdateApiKey,
+    /// Take one's own API key back.
+    RevokeApiKey,
+    /// See, make and take back the API keys of service accounts.
+    ManageServiceKeys,
+    /// See enrolment keys.
+    ReadEnrollmentKeys,
+    /// Make an enrolment key.
+    CreateEnrollmentKey,
+    /// Take an enrolment key back.
+    RevokeEnrollmentKey,
 }
 
 /// Who may do it.
 struct Rule {
     /// The least role of a person; `None`: no person.
     person: Option<Role>,
+    /// Whether the person has to own organisations as well.
+    superadmin: bool,
     /// Whether a device may, for itself.
     own_device: bool,
     /// What an API key with scopes must have; empty: not with an API key that has scopes.
@@ -78,19 +137,20 @@ struct Rule {
 impl Action {
     const fn rule(self) -> Rule {
         const fn person(role: Role, scope: &'static str) -> Rule {
-            Rule { person: Some(role), own_device: false, scope }
+            Rule { person: Some(role), superadmin: false, own_device: false, scope }
+        }
+        const fn superadmin(scope: &'static str) -> Rule {
+            Rule { superadmin: true, ..person(Role::Viewer, scope) }
         }
         match self {
             Self::ReadOwnAccount => person(Role::Viewer, "account:read"),
             Self::ChangeOwnPassword => person(Role::Viewer, ""),
             Self::Connect | Self::SendHeartbeat | Self::ReportCommand => {
-                Rule { person: None, own_device: true, scope: "" }
+                Rule { person: None, superadmin: false, own_device: true, scope: "" }
             }
             Self::ListDevices | Self::ReadHistory => person(Role::Viewer, "devices:read"),
-            Self::ReadDevice => Rule { person: Some(Role::Viewer), own_device: true, scope: "devices:read" },
-            Self::ReadDeviceCommands => {
-                Rule { person: Some(Role::Viewer), own_device: true, scope: "commands:read" }
-            }
+            Self::ReadDevice => Rule { own_device: true, ..person(Role::Viewer, "devices:read") },
+            Self::ReadDeviceCommands => Rule { own_device: true, ..person(Role::Viewer, "commands:read") },
             Self::ReadCommands => person(Role::Viewer, "commands:read"),
             Self::CreateCommand | Self::CancelCommand | Self::OverrideUnknown => {
                 person(Role::Operator, "commands:write")
@@ -107,8 +167,33 @@ impl Action {
             | Self::ApproveDevice
             | Self::AllowReenrollment
             | Self::RotateDeviceToken
-            | Self::DecommissionDevice => person(Role::Admin, "devices:write"),
+            | Self::DecommissionDevice
+            | Self::CreateEnrollmentKey
+            | Self::RevokeEnrollmentKey => person(Role::Admin, "devices:write"),
+            Self::ReadEnrollmentKeys => person(Role::Admin, "devices:read"),
+            Self::ReadUsers | Self::ReadServiceAccounts => person(Role::Admin, "users:read"),
+            Self::CreateUser
+            | Self::UpdateUser
+            | Self::DisableUser
+            | Self::ResetPassword
+            | Self::CreateServiceAccount
+            | Self::UpdateServiceAccount
+            | Self::DisableServiceAccount => person(Role::Admin, "users:write"),
+            // A key that is limited must not lead to one that is not.
+            Self::ReadApiKeys | Self::CreateApiKey | Self::UpdateApiKey | Self::RevokeApiKey => {
+                person(Role::Viewer, "")
+            }
+            Self::ManageServiceKeys => person(Role::Admin, ""),
+            Self::ManageSuperadmins => superadmin("users:write"),
+            Self::ReadOrgs => superadmin("orgs:read"),
+            Self::CreateOrg | Self::UpdateOrg => superadmin("orgs:write"),
         }
+    }
+
+    /// What an API key with scopes must have; empty: no key with scopes will do.
+    #[must_use]
+    pub const fn scope(self) -> &'static str {
+        self.rule().scope
     }
 
     /// Whether the id in the path is that of a device.
@@ -128,7 +213,12 @@ impl Action {
             | Self::ReadDeviceCommands
             | Self::ReadCommands
             | Self::ReadShowLock
-            | Self::ReadConfig => None,
+            | Self::ReadConfig
+            | Self::ReadUsers
+            | Self::ReadOrgs
+            | Self::ReadServiceAccounts
+            | Self::ReadApiKeys
+            | Self::ReadEnrollmentKeys => None,
             // What devices say are records, not changes.
             Self::SendHeartbeat | Self::ReportCommand => None,
             Self::ChangeOwnPassword => Some("user.password"),
@@ -145,6 +235,20 @@ impl Action {
             Self::CreateCommand | Self::CreateUpdate => Some("command.create"),
             Self::CancelCommand => Some("command.cancel"),
             Self::OverrideUnknown | Self::OverrideShow => Some("command.override"),
+            Self::CreateUser => Some("user.create"),
+            Self::UpdateUser | Self::ManageSuperadmins => Some("user.update"),
+            Self::DisableUser => Some("user.disable"),
+            Self::ResetPassword => Some("user.reset_password"),
+            Self::CreateOrg => Some("org.create"),
+            Self::UpdateOrg => Some("org.update"),
+            Self::CreateServiceAccount => Some("service_account.create"),
+            Self::UpdateServiceAccount => Some("service_account.update"),
+            Self::DisableServiceAccount => Some("service_account.disable"),
+            Self::CreateApiKey | Self::ManageServiceKeys => Some("api_key.create"),
+            Self::UpdateApiKey => Some("api_key.update"),
+            Self::RevokeApiKey => Some("api_key.revoke"),
+            Self::CreateEnrollmentKey => Some("enrollment_key.create"),
+            Self::RevokeEnrollmentKey => Some("enrollment_key.revoke"),
         }
     }
 }
@@ -174,6 +278,9 @@ pub fn check(caller: &Caller, action: Action, device: Option<&str>) -> Result<()
             if person.user.role < least {
                 return Err(format!("this needs the role {least}; yours is {}", person.user.role));
             }
+            if rule.superadmin && !person.user.is_superadmin {
+                return Err("this needs a superadmin, who owns organisations".to_owned());
+            }
             if !person.has_scope(rule.scope) {
                 return Err(match rule.scope {
                     "" => "an API key with scopes cannot do this; sign in with your password".to_owned(),
@@ -183,4 +290,15 @@ pub fn check(caller: &Caller, action: Action, device: Option<&str>) -> Result<()
             Ok(())
         }
     }
+}
+
+/// The role for MQTT, where packets carry no scope: a key counts only if it covers everything that the role sees and does
+/// there. One that does not cover commands gives a viewer, one that may not see devices gives nothing.
+#[must_use]
+pub fn mqtt_role(person: &Person) -> Option<Role> {
+    if !person.has_scope("devices:read") {
+        return None;
+    }
+    let commands = person.has_scope("commands:read") && person.has_scope("commands:write");
+    Some(if commands { person.user.role } else { Role::Viewer })
 }

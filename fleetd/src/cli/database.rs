@@ -3,9 +3,12 @@
 use std::future::Future;
 
 use super::Failure;
+use serde::Serialize;
+
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::service::Error;
+use crate::domain::audit::AuditContext;
+use crate::service::{Desk, Error};
 use crate::store::{Store, make_data_dir};
 
 /// Names this process in notes that a running server reads.
@@ -22,6 +25,23 @@ where
     let outcome = runtime.block_on(work(store.clone(), Clock::system().now_ms()));
     store.close();
     outcome.map_err(explain)
+}
+
+/// As [`with_store`], for what a server beside this command has to hear of.
+pub(super) fn with_desk<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(Desk<'_>) -> Result<T, Error>,
+) -> Result<T, Failure> {
+    with_store(config, |store, now_ms| async move {
+        let context = AuditContext::system();
+        work(Desk { store: &store, now_ms, source: SOURCE, context: &context }).await
+    })
+}
+
+/// Prints rows as JSON, for programs.
+pub(super) fn print_json(rows: &impl Serialize) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string_pretty(rows)?);
+    Ok(())
 }
 
 /// Wrong fields are named with what is wrong with them.

@@ -10,8 +10,9 @@ use crate::config::Config;
 use crate::domain::audit::AuditContext;
 use crate::domain::device::Registration;
 use crate::domain::org::DEFAULT_ORG;
+use crate::service::Desk;
 use crate::service::accounts::find_org;
-use crate::service::register::{Desk, Requester, register_at};
+use crate::service::register::{Requester, register_at};
 use crate::store::summaries::{self, Selection, SortKey};
 
 /// How many devices are read at a time.

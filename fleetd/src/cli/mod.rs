@@ -1,5 +1,6 @@
 //! The command line.
 
+mod api_key;
 mod backup;
 mod database;
 mod decode;
@@ -9,6 +10,7 @@ mod org;
 mod password;
 mod restore;
 mod serve;
+mod service_account;
 mod systemd;
 mod user;
 
@@ -40,6 +42,12 @@ enum Command {
     /// People who sign in to the dashboard, the API and MQTT.
     #[command(subcommand)]
     User(user::Command),
+    /// Accounts of programs, which have keys and no password.
+    #[command(subcommand)]
+    ServiceAccount(service_account::Command),
+    /// Keys that programs and MQTT tools show in place of a password.
+    #[command(subcommand)]
+    ApiKey(api_key::Command),
     /// Organisations.
     #[command(subcommand)]
     Org(org::Command),
@@ -83,6 +91,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Serve => Ok(serve::run(config()?)?),
         Command::User(command) => user::run(command, &config()?),
+        Command::ServiceAccount(command) => service_account::run(command, &config()?),
+        Command::ApiKey(command) => api_key::run(command, &config()?),
         Command::Org(command) => org::run(command, &config()?),
         Command::Device(command) => device::run(command, &config()?),
         Command::EnrollmentKey(command) => enrollment_key::run(command, &config()?),

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use protocol::id::OrgSlug;
 
 use super::Failure;
-use super::database::{print_table, with_store};
+use super::database::{print_json, print_table, with_store};
 use crate::config::Config;
 use crate::service::accounts;
 use crate::store::orgs;
@@ -22,7 +22,11 @@ pub(super) enum Command {
         name: String,
     },
     /// List the organisations.
-    List,
+    List {
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
@@ -33,8 +37,11 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
             })?;
             println!("added {}", org.slug);
         }
-        Command::List => {
+        Command::List { json } => {
             let found = with_store(config, |store, _| async move { Ok(orgs::all(&store).await?) })?;
+            if json {
+                return print_json(&found);
+            }
             let rows: Vec<_> = found.iter().map(|org| vec![org.slug.to_string(), org.name.clone()]).collect();
             print_table(&["SLUG", "NAME"], &rows);
         }

@@ -59,6 +59,8 @@ pub(super) enum ServeError {
     Broker(#[from] BrokerError),
     #[error("cannot write {path}")]
     Write { path: PathBuf, source: io::Error },
+    #[error("cannot make the first account: {0}")]
+    AdminRefused(String),
     #[error("cannot make the first account")]
     Admin(#[source] Box<crate::service::Error>),
     #[error("the MQTT router has stopped; the server has to be started again")]
@@ -163,7 +165,10 @@ fn lock_database(config: &Config) -> Result<Option<DataLock>, LockError> {
 
 /// A new database gets the account that the configuration names; without one nobody could sign in.
 async fn first_account(app: &AppState) -> Result<(), ServeError> {
-    let failed = |source| ServeError::Admin(Box::new(source));
+    let failed = |source: crate::service::Error| match source {
+        crate::service::Error::Invalid(_) => ServeError::AdminRefused(source.reason()),
+        source => ServeError::Admin(Box::new(source)),
+    };
     match &app.config.admin {
         Some(admin) => {
             let made = accounts::first_admin(&app.store, admin, app.clock.now_ms()).await.map_err(failed)?;

@@ -1,24 +1,33 @@
 //! Whether an enrolment key, or an admin, may register a device: pure decisions over what the database holds.
 
+use serde::Serialize;
+
+use super::time;
 use crate::auth::token::TokenHash;
 
-/// An enrolment key as stored.
-#[derive(Debug, Clone)]
+/// Most devices that a key with a limit can be for.
+pub const MAX_USES_MAX: i64 = 1_000_000;
+
+/// An enrolment key as stored, and as the API shows it.
+#[derive(Debug, Clone, Serialize)]
 pub struct EnrollmentKey {
     /// The row: a UUID.
     pub id: String,
     /// The first characters, for people.
     pub key_prefix: String,
     /// How many devices may be registered with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_uses: Option<i64>,
     /// How many were.
     pub uses: i64,
     /// Whether an admin has to approve each device.
     pub require_approval: bool,
     /// When it ends, ms since 1970.
+    #[serde(with = "time::optional", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
-    /// When it was taken back, ms since 1970.
-    pub revoked_at: Option<i64>,
+    /// When it was made, ms since 1970.
+    #[serde(with = "time")]
+    pub created_at: i64,
 }
 
 impl EnrollmentKey {
@@ -150,7 +159,7 @@ mod tests {
             uses: 1,
             require_approval: false,
             expires_at: Some(1000),
-            revoked_at: None,
+            created_at: 0,
         };
         assert!(key.exhausted(999).is_none());
         assert!(key.exhausted(1000).is_some());

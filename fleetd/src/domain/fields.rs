@@ -153,6 +153,38 @@ pub fn line(max_chars: usize) -> impl FnOnce(Value) -> Result<String, String> {
     move |value| text_value(value, max_chars, |c| c.is_control())
 }
 
+/// Reads a name: as [`line`], without the white space around it.
+pub fn name(max_chars: usize) -> impl FnOnce(Value) -> Result<String, String> {
+    move |value| {
+        let text = line(max_chars)(value)?;
+        match text.trim() {
+            "" => Err("is empty".to_owned()),
+            trimmed => Ok(trimmed.to_owned()),
+        }
+    }
+}
+
+/// Reads a whole number within bounds.
+pub fn number(low: i64, high: i64) -> impl FnOnce(Value) -> Result<i64, String> {
+    move |value| match value.as_i64() {
+        Some(number) if (low..=high).contains(&number) => Ok(number),
+        _ => Err(format!("a whole number from {low} to {high} is expected")),
+    }
+}
+
+/// Reads an RFC 3339 time that lies after `now_ms`, in ms since 1970.
+pub fn future(now_ms: i64) -> impl FnOnce(Value) -> Result<i64, String> {
+    const FORM: &str = "an RFC 3339 time such as 2030-12-28T10:00:00Z is expected";
+    move |value| {
+        let text = value.as_str().filter(|text| text.len() <= 64).ok_or_else(|| FORM.to_owned())?;
+        match protocol::message::parse_rfc3339(text) {
+            Ok(at) if at > now_ms => Ok(at),
+            Ok(_) => Err("lies in the past".to_owned()),
+            Err(_) => Err(FORM.to_owned()),
+        }
+    }
+}
+
 /// Reads text of 1 to `max_chars` characters that may have several lines.
 pub fn text(max_chars: usize) -> impl FnOnce(Value) -> Result<String, String> {
     move |value| text_value(value, max_chars, |c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))

@@ -1,5 +1,6 @@
 //! Pure decisions and checked types: no socket, file, clock or task in here.
 
+pub mod api_key;
 pub mod audit;
 pub mod command;
 pub mod command_outlook;

@@ -4,7 +4,9 @@ use protocol::id::OrgSlug;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::fields::{Change, FieldError, Fields, name, number, object};
 use super::time;
+use super::user::NAME_MAX_CHARS;
 
 /// The organisation that is always there.
 pub const DEFAULT_ORG: &str = "default";
@@ -57,4 +59,45 @@ pub struct Organization {
     /// When it was last changed, ms since 1970.
     #[serde(with = "time")]
     pub updated_at: i64,
+}
+
+/// Most bytes of an organisation's settings.
+pub const SETTINGS_MAX_BYTES: usize = 16 * 1024;
+/// Most devices that an organisation can be limited to.
+pub const MAX_DEVICES_MAX: i64 = 1_000_000;
+
+/// A change of an organisation.
+#[derive(Debug, Clone)]
+pub struct OrgPatch {
+    /// For people.
+    pub name: Option<String>,
+    /// Settings, by key: all of them.
+    pub settings: Option<Value>,
+    /// Most devices that may be registered.
+    pub max_devices: Change<i64>,
+}
+
+impl OrgPatch {
+    /// Reads the body of a PATCH.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(mut fields: Fields) -> Result<Self, Vec<FieldError>> {
+        let patch = Self {
+            name: fields.change_kept("name", name(NAME_MAX_CHARS)),
+            settings: fields.change_kept("settings", object(SETTINGS_MAX_BYTES)),
+            max_devices: fields.change("max_devices", number(0, MAX_DEVICES_MAX)),
+        };
+        fields.finish()?;
+        Ok(patch)
+    }
+
+    /// The organisation as it will be.
+    #[must_use]
+    pub fn apply(self, mut org: Organization) -> Organization {
+        org.name = self.name.unwrap_or(org.name);
+        org.settings = self.settings.unwrap_or(org.settings);
+        self.max_devices.apply(&mut org.max_devices);
+        org
+    }
 }

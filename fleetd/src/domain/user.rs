@@ -3,6 +3,7 @@
 use protocol::id::{OrgSlug, Role, UserName};
 use serde::Serialize;
 
+use super::fields::{FieldError, Fields, flag, name, parsed};
 use super::org::{OrgId, OrgRef};
 use super::time;
 
@@ -25,6 +26,9 @@ pub enum EmailError {
     /// Not `name@domain`.
     #[error("an e-mail address looks like name@example.org, without spaces")]
     Form,
+    /// Letters that look like others would make two accounts look like one.
+    #[error("an e-mail address has ASCII characters only; {0:?} may look like another letter")]
+    NotAscii(char),
 }
 
 impl Email {
@@ -32,6 +36,14 @@ impl Email {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether a new account may have it. Accounts that have another one already keep it.
+    ///
+    /// # Errors
+    /// [`EmailError::NotAscii`].
+    pub fn check_new(&self) -> Result<(), EmailError> {
+        self.0.chars().find(|c| !c.is_ascii()).map_or(Ok(()), |c| Err(EmailError::NotAscii(c)))
     }
 
     /// The part before the `@`, made to fit the rule for user names; the default user name.
@@ -75,15 +87,44 @@ impl std::str::FromStr for Email {
     }
 }
 
-/// A person's account as the server needs it. The password's hash stays in the store.
-#[derive(Debug, Clone)]
+/// Whose account it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A person's, with an e-mail address and a password.
+    Person,
+    /// A program's, with API keys alone.
+    Service,
+}
+
+impl Kind {
+    /// As the database has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Person => "person",
+            Self::Service => "service",
+        }
+    }
+
+    /// As the audit log names the resource.
+    #[must_use]
+    pub const fn resource(self) -> &'static str {
+        match self {
+            Self::Person => "user",
+            Self::Service => "service_account",
+        }
+    }
+}
+
+/// An account as the server needs it. The password's hash stays in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// The row: a UUID.
     pub id: String,
     /// Where the person belongs.
     pub org: OrgRef,
-    /// Unique on the whole server.
-    pub email: Email,
+    /// Unique on the whole server; a service account has none.
+    pub email: Option<Email>,
     /// Unique in the organisation, also among devices.
     pub username: UserName,
     /// For people.
@@ -108,7 +149,8 @@ pub struct UserView<'a> {
     id: &'a str,
     org_id: &'a OrgId,
     org: &'a OrgSlug,
-    email: &'a Email,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<&'a Email>,
     username: &'a UserName,
     name: &'a str,
     role: Role,
@@ -121,6 +163,37 @@ pub struct UserView<'a> {
 }
 
 impl User {
+    /// Whose account it is.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        if self.email.is_some() { Kind::Person } else { Kind::Service }
+    }
+
+    /// As the audit log names it: by address, a service account by organisation and name.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match &self.email {
+            Some(email) => email.as_str().to_owned(),
+            None => format!("{}/{}", self.org.slug, self.username),
+        }
+    }
+
+    /// What a password must not be made of.
+    #[must_use]
+    pub fn about(&self) -> Vec<String> {
+        let email = self.email.as_ref().map(|email| email.as_str().to_owned());
+        [Some(self.name.clone()), Some(self.username.to_string()), Some(self.org.slug.to_string()), email]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// Whether it counts as somebody who can look after the organisation.
+    #[must_use]
+    pub fn is_acting_admin(&self) -> bool {
+        self.kind() == Kind::Person && self.is_active && self.role == Role::Admin
+    }
+
     /// As the API shows it.
     #[must_use]
     pub fn view(&self) -> UserView<'_> {
@@ -128,7 +201,7 @@ impl User {
             id: &self.id,
             org_id: &self.org.id,
             org: &self.org.slug,
-            email: &self.email,
+            email: self.email.as_ref(),
             username: &self.username,
             name: &self.name,
             role: self.role,
@@ -136,6 +209,51 @@ impl User {
             is_active: self.is_active,
             created_at: self.created_at,
             last_login: self.last_login_at,
+        }
+    }
+}
+
+/// A change of an account.
+#[derive(Debug, Clone, Default)]
+pub struct UserPatch {
+    /// For people.
+    pub name: Option<String>,
+    /// What it may do.
+    pub role: Option<Role>,
+    /// Whether it may do anything.
+    pub is_active: Option<bool>,
+    /// Whether the person also owns organisations.
+    pub is_superadmin: Option<bool>,
+}
+
+impl UserPatch {
+    /// Reads the body of a PATCH.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(mut fields: Fields, kind: Kind) -> Result<Self, Vec<FieldError>> {
+        let patch = Self {
+            name: fields.change_kept("name", name(NAME_MAX_CHARS)),
+            role: fields.change_kept("role", parsed(20)),
+            is_active: fields.change_kept("is_active", flag),
+            is_superadmin: match kind {
+                Kind::Person => fields.change_kept("is_superadmin", flag),
+                Kind::Service => None,
+            },
+        };
+        fields.finish()?;
+        Ok(patch)
+    }
+
+    /// The account as it will be.
+    #[must_use]
+    pub fn apply(&self, user: &User) -> User {
+        User {
+            name: self.name.clone().unwrap_or_else(|| user.name.clone()),
+            role: self.role.unwrap_or(user.role),
+            is_active: self.is_active.unwrap_or(user.is_active),
+            is_superadmin: self.is_superadmin.unwrap_or(user.is_superadmin),
+            ..user.clone()
         }
     }
 }
@@ -157,6 +275,19 @@ mod tests {
             assert!(bad.parse::<Email>().is_err(), "{bad:?}");
         }
         assert!(format!("{}@x.org", "e".repeat(260)).parse::<Email>().is_err());
+    }
+
+    #[test]
+    fn a_new_address_has_no_letters_that_look_like_others() {
+        for bad in [
+            "\u{430}nn@example.org",
+            "ann@ex\u{430}mple.org",
+            "\u{e4}nn@example.org",
+            "ann\u{200b}@example.org",
+        ] {
+            assert!(bad.parse::<Email>().unwrap().check_new().is_err(), "{bad:?}");
+        }
+        assert!("Ann+x@Example.org".parse::<Email>().unwrap().check_new().is_ok());
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub(super) async fn password(mut request: Request) -> Result<Response, Problem> 
     let user = person(&request)?;
     login::change_password(&request.app, user, old, new, &request.context, request.origin.address)
         .await
-        .map_err(|error| Problem::from(error).about("user", user.email.as_str()))?;
+        .map_err(|error| Problem::from(error).about("user", &user.label()))?;
     Ok(no_content())
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::problem::Problem;
+use crate::store::listing::{PageOf, SortKeys};
 
 /// Longest query that is looked at, in bytes.
 const QUERY_MAX_BYTES: usize = 4096;
@@ -98,6 +99,13 @@ impl Query {
             page: self.number("page", 1, PAGE_MAX)?.unwrap_or(1),
             page_size: self.number("page_size", 1, most)?.unwrap_or(PAGE_SIZE_DEFAULT),
         })
+    }
+
+    /// Takes `page`, `page_size` and `sort`: one of `keys`, which are not empty; the first if it is not given.
+    pub(super) fn page_of(&mut self, keys: &SortKeys) -> Result<(Page, PageOf), Problem> {
+        let page = self.page()?;
+        let (order, descending) = self.sort(keys, keys.first().map_or("1", |(_, order)| order))?;
+        Ok((page, PageOf { order, descending, offset: page.offset(), limit: page.limit() }))
     }
 
     /// Takes `sort`: one of `keys`, turned round with a `-` before it.

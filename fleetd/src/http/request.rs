@@ -202,6 +202,12 @@ impl Request {
         Ok(Fields::new(body)?)
     }
 
+    /// Reads a JSON object that may be left out, to be taken apart field by field.
+    pub(super) async fn fields_or_none(&mut self) -> Result<Fields, Problem> {
+        let body = self.json_or_nothing(JSON_MAX_BYTES).await?;
+        Ok(Fields::new(body)?)
+    }
+
     /// For routes that take no body: an empty one, or an empty object.
     pub(super) async fn no_fields(&mut self) -> Result<(), Problem> {
         let announced = self.headers.contains_key(CONTENT_TYPE);

@@ -9,8 +9,8 @@ use warp::reply::Response;
 use super::table::Access::{Handler, Needs, Open};
 use super::table::Table;
 use super::{
-    auth, commands, connect, dashboard, device_commands, device_config, devices, history, leases, show_locks,
-    system,
+    api_keys, auth, commands, connect, dashboard, device_commands, device_config, devices, enrollment_keys,
+    history, leases, orgs, service_accounts, show_locks, system, users,
 };
 use crate::app::AppState;
 use crate::auth::policy::Action;
@@ -27,6 +27,31 @@ fn table() -> Table {
         .row(M::POST,   "/api/v1/auth/refresh",   Handler("auth.refresh"), auth::refresh)
         .row(M::GET,    "/api/v1/auth/me",        Needs(Action::ReadOwnAccount),    auth::me)
         .row(M::POST,   "/api/v1/auth/password",  Needs(Action::ChangeOwnPassword), auth::password)
+        .row(M::GET,    "/api/v1/users",           Needs(Action::ReadUsers),   users::list)
+        .row(M::POST,   "/api/v1/users",           Needs(Action::CreateUser),  users::create)
+        .row(M::GET,    "/api/v1/users/{id}",      Needs(Action::ReadUsers),   users::get)
+        .row(M::PATCH,  "/api/v1/users/{id}",      Needs(Action::UpdateUser),  users::update)
+        .row(M::DELETE, "/api/v1/users/{id}",      Needs(Action::DisableUser), users::disable)
+        .row(M::POST,   "/api/v1/users/{id}/reset-password", Needs(Action::ResetPassword), users::reset_password)
+        // Organisations, programs, and what they and devices show in place of a password.
+        .row(M::GET,    "/api/v1/orgs",                  Needs(Action::ReadOrgs),              orgs::list)
+        .row(M::POST,   "/api/v1/orgs",                  Needs(Action::CreateOrg),             orgs::create)
+        .row(M::GET,    "/api/v1/orgs/{id}",             Needs(Action::ReadOrgs),              orgs::get)
+        .row(M::PATCH,  "/api/v1/orgs/{id}",             Needs(Action::UpdateOrg),             orgs::update)
+        .row(M::GET,    "/api/v1/service-accounts",      Needs(Action::ReadServiceAccounts),   service_accounts::list)
+        .row(M::POST,   "/api/v1/service-accounts",      Needs(Action::CreateServiceAccount),  service_accounts::create)
+        .row(M::GET,    "/api/v1/service-accounts/{id}", Needs(Action::ReadServiceAccounts),   service_accounts::get)
+        .row(M::PATCH,  "/api/v1/service-accounts/{id}", Needs(Action::UpdateServiceAccount),  service_accounts::update)
+        .row(M::DELETE, "/api/v1/service-accounts/{id}", Needs(Action::DisableServiceAccount), service_accounts::disable)
+        .row(M::GET,    "/api/v1/api-keys",              Needs(Action::ReadApiKeys),           api_keys::list)
+        .row(M::POST,   "/api/v1/api-keys",              Needs(Action::CreateApiKey),          api_keys::create)
+        .row(M::GET,    "/api/v1/api-keys/{id}",         Needs(Action::ReadApiKeys),           api_keys::get)
+        .row(M::PATCH,  "/api/v1/api-keys/{id}",         Needs(Action::UpdateApiKey),          api_keys::update)
+        .row(M::DELETE, "/api/v1/api-keys/{id}",         Needs(Action::RevokeApiKey),          api_keys::revoke)
+        .row(M::GET,    "/api/v1/enrollment-keys",       Needs(Action::ReadEnrollmentKeys),    enrollment_keys::list)
+        .row(M::POST,   "/api/v1/enrollment-keys",       Needs(Action::CreateEnrollmentKey),   enrollment_keys::create)
+        .row(M::GET,    "/api/v1/enrollment-keys/{id}",  Needs(Action::ReadEnrollmentKeys),    enrollment_keys::get)
+        .row(M::DELETE, "/api/v1/enrollment-keys/{id}",  Needs(Action::RevokeEnrollmentKey),   enrollment_keys::revoke)
         // Devices about themselves.
         .row(M::GET,    "/api/v1/connect",                Needs(Action::Connect),       connect::connect)
         .row(M::POST,   "/api/v1/devices/{id}/heartbeat", Needs(Action::SendHeartbeat), history::heartbeat)
@@ -88,4 +113,18 @@ pub(super) fn filter(app: &Arc<AppState>) -> BoxedFilter<(Response,)> {
 #[must_use]
 pub fn paths() -> Vec<(Method, String)> {
     table().paths()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::policy::SCOPES;
+
+    #[test]
+    fn every_route_asks_for_a_scope_that_a_key_can_have_or_for_none() {
+        for action in table().actions() {
+            let scope = action.scope();
+            assert!(scope.is_empty() || SCOPES.contains(&scope), "{action:?}: {scope}");
+        }
+    }
 }

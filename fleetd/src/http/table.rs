@@ -100,6 +100,16 @@ impl Table {
         self.rows.iter().map(|row| (row.method.clone(), row.path.clone())).collect()
     }
 
+    /// What the routes are for.
+    #[cfg(test)]
+    pub(super) fn actions(&self) -> Vec<Action> {
+        let needs = |row: &Row| match row.access {
+            Access::Needs(action) => Some(action),
+            _ => None,
+        };
+        self.rows.iter().filter_map(needs).collect()
+    }
+
     /// The filter that serves the table, and answers 404 and 405 for everything else.
     pub(super) fn filter(self, app: &Arc<AppState>) -> BoxedFilter<(Response,)> {
         let paths = Arc::new(self.paths());
@@ -242,14 +252,12 @@ async fn run(mut request: Request, access: Access, handler: Handler) -> Response
     if let Some(action) = access.audit_name().filter(|_| problem.is_refusal())
         && app.auth.may_note_refusal(address, &context.actor.to_string())
     {
-        let kind = match action {
+        let kind = match action.split_once('.') {
             // The path has the device's id, if it has one.
-            "command.create" => "device",
-            _ if action.starts_with("command.") => "command",
-            _ if action.starts_with("device.") => "device",
-            _ if action.starts_with("show_lock.") => "show_lock",
-            _ if action.starts_with("lease.") => "redundancy_group",
-            _ => "user",
+            _ if action == "command.create" => "device",
+            Some(("auth", _)) | None => "user",
+            Some(("lease", _)) => "redundancy_group",
+            Some((kind, _)) => kind,
         };
         let entry = AuditEntry {
             org_id: org.as_ref().or(problem.org()),

@@ -6,11 +6,10 @@ use serde_json::{Value, json};
 
 use crate::app::AppState;
 use crate::auth::jwt::ACCESS_TOKEN_SECONDS;
-use crate::auth::password;
 use crate::auth::token::{NewToken, TOKEN_MAX_LEN, TokenHash};
 use crate::config::Secret;
 use crate::domain::audit::{Actor, AuditContext, AuditEntry, AuditOutcome, Resource};
-use crate::domain::user::{Email, User};
+use crate::domain::user::{Email, Kind, User};
 use crate::service::Error;
 use crate::store::credentials::RefreshToken;
 use crate::store::{StoreError, audit, credentials, revocations, users};
@@ -45,12 +44,11 @@ pub async fn login(
         Ok(email) => users::by_email(&app.store, &email).await?.filter(|stored| stored.user.is_active),
         Err(_) => None,
     };
-    let hash = stored.as_ref().map(|stored| stored.password_hash.clone());
+    let hash = stored.as_ref().and_then(|stored| stored.password_hash.clone());
     app.auth.check_password(address, email, password, hash).await?;
     // `check_password` lets nobody in without a stored hash.
     let Some(stored) = stored else { return Err(Error::Unauthorized("wrong e-mail address or password")) };
-    let context =
-        AuditContext { actor: Actor::User(stored.user.email.as_str().to_owned()), ..context.clone() };
+    let context = AuditContext { actor: Actor::User(stored.user.label()), ..context.clone() };
     let family_id = uuid::Uuid::new_v4().to_string();
     let (tokens, mut statements) = issue(app, &stored.user, family_id, now_ms)?;
     statements.push(users::note_login(&stored.user.id, now_ms));
@@ -91,7 +89,7 @@ pub async fn refresh(
     if !user.is_active || user.token_version != old.token_version || old.expires_at <= now_ms {
         return Err(refuse());
     }
-    let context = AuditContext { actor: Actor::User(user.email.as_str().to_owned()), ..context.clone() };
+    let context = AuditContext { actor: Actor::User(user.label()), ..context.clone() };
     if old.used_at.is_some() {
         return end_family(app, &user, &old, &context, now_ms).await.and(Err(refuse()));
     }
@@ -135,18 +133,19 @@ pub async fn change_password(
     context: &AuditContext,
     address: IpAddr,
 ) -> Result<(), Error> {
-    password::check_new(new.expose()).map_err(|e| Error::field("new", e.to_string()))?;
     let now_ms = app.clock.now_ms();
     let stored =
         users::by_id(&app.store, &user.id).await?.ok_or(Error::Unauthorized("the account is gone"))?;
-    let checked =
-        app.auth.check_password(address, user.email.as_str(), old, Some(stored.password_hash)).await;
+    if user.kind() == Kind::Service {
+        return Err(Error::Forbidden("a service account has no password".to_owned()));
+    }
+    let checked = app.auth.check_password(address, &user.label(), old, stored.password_hash).await;
     match checked {
         Ok(()) => {}
         Err(Error::Unauthorized(_)) => return Err(Error::Forbidden("the old password is wrong".to_owned())),
         Err(error) => return Err(error),
     }
-    let hash = app.auth.hash_password(new).await?;
+    let hash = app.auth.hash_new("new", new, user.about()).await?;
     let mut statements = Vec::from(users::set_password(&stored.user, &hash, now_ms));
     statements.extend(revocations::person(&user.org.id, user.username.as_str(), &app.instance, now_ms));
     statements.push(audit::insert(&entry(
@@ -193,6 +192,6 @@ fn entry<'a>(
     details: Value,
     at: i64,
 ) -> AuditEntry<'a> {
-    let resource = Resource::new("user", user.email.as_str());
+    let resource = Resource::new("user", &user.label());
     AuditEntry { org_id: Some(&user.org.id), at, context, action, resource, outcome, details }
 }

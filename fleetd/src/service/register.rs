@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use protocol::id::DeviceId;
 use serde_json::json;
 
-use super::Error;
+use super::{Desk, Error};
 use crate::app::AppState;
 use crate::auth::caller::Caller;
 use crate::auth::policy::{self, Action};
@@ -95,19 +95,6 @@ impl Requester {
     }
 }
 
-/// Where a registration is written, and in whose name.
-#[derive(Debug, Clone, Copy)]
-pub struct Desk<'a> {
-    /// The database.
-    pub store: &'a Store,
-    /// The time, ms since 1970.
-    pub now_ms: i64,
-    /// The process, for those that see to live connections.
-    pub source: &'a str,
-    /// For the audit log.
-    pub context: &'a AuditContext,
-}
-
 /// A registration that is committed.
 #[derive(Debug)]
 pub struct Outcome {
@@ -129,8 +116,7 @@ pub async fn register(
     registration: &Registration,
     context: &AuditContext,
 ) -> Result<Registered, Error> {
-    let desk = Desk { store: &app.store, now_ms: app.clock.now_ms(), source: &app.instance, context };
-    let outcome = register_at(desk, requester, registration).await?;
+    let outcome = register_at(Desk::of(app, context), requester, registration).await?;
     if outcome.replaced {
         app.end_device(&outcome.registered.org.slug, &outcome.registered.device_id);
     }
@@ -240,12 +226,19 @@ async fn attempt(
         (Some(key), NewOrKnown::Known(device)) => device.approved || !key.require_approval,
         (Some(key), NewOrKnown::New(_)) => !key.require_approval,
     };
-    let (row_id, mut statements) = match &row {
+    // Looked at above for the reason, and here again together with what fills it.
+    let mut statements = match decision {
+        Decision::Create | Decision::Revive => vec![orgs::check_room(&org.id)],
+        _ => Vec::new(),
+    };
+    let row_id = match &row {
         NewOrKnown::New(row) => {
-            (row, Vec::from(devices::insert(&org.id, row, registration, approved, now_ms)))
+            statements.extend(devices::insert(&org.id, row, registration, approved, now_ms));
+            row
         }
         NewOrKnown::Known(device) => {
-            (&device.id, vec![devices::register_again(device, registration, approved, now_ms)])
+            statements.push(devices::register_again(device, registration, approved, now_ms));
+            &device.id
         }
     };
     statements.extend(credentials::set_device_token(&org.id, row_id, hash, now_ms));

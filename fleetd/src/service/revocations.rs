@@ -1,4 +1,5 @@
-//! Ends live connections for changes that another process made: the command line, or a server beside this one.
+//! Ends live connections for changes that another process made: the command line, or a server beside this one; and of keys
+//! whose time is over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,21 +7,18 @@ use std::time::Duration;
 use protocol::id::{DeviceId, UserName};
 
 use crate::app::AppState;
-use crate::store::{StoreError, revocations};
+use crate::store::{StoreError, api_keys, revocations};
 
 /// How often the notes are read. What they tell has to be done within a second.
 const EVERY: Duration = Duration::from_millis(400);
 
 /// Reads the notes of others for as long as the server runs.
 pub async fn watch(app: Arc<AppState>) {
-    let mut seen = None;
+    let (mut seen, mut expired_until) = (None, app.clock.now_ms());
     let mut failing = false;
     loop {
-        match step(&app, seen).await {
-            Ok(last) => {
-                seen = Some(last);
-                failing = false;
-            }
+        match look(&app, &mut seen, &mut expired_until).await {
+            Ok(()) => failing = false,
             Err(error) => {
                 if !failing {
                     tracing::warn!(%error, "cannot read whose connections must end; trying again");
@@ -30,6 +28,17 @@ pub async fn watch(app: Arc<AppState>) {
         }
         tokio::time::sleep(EVERY).await;
     }
+}
+
+async fn look(app: &AppState, seen: &mut Option<i64>, expired_until: &mut i64) -> Result<(), StoreError> {
+    *seen = Some(step(app, *seen).await?);
+    // A clock that was set back finds the same keys again, which does no harm.
+    let now_ms = app.clock.now_ms();
+    for (org, user) in api_keys::expired(&app.store, *expired_until, now_ms).await? {
+        app.end_person(&org, &user);
+    }
+    *expired_until = now_ms;
+    Ok(())
 }
 
 /// Does what the notes after `seen` say, and gives the number of the last one. The first time they are only counted:

@@ -1,5 +1,6 @@
 //! Enrolment keys.
 
+use super::listing::{self, PageOf, SortKeys};
 use super::{Row, Statement, Store, StoreError, orgs};
 use crate::auth::token::TokenHash;
 use crate::domain::enrollment::EnrollmentKey;
@@ -7,8 +8,16 @@ use crate::domain::org::{OrgId, OrgRef};
 use crate::values;
 
 const SELECT: &str = "SELECT k.id, k.org_id, o.slug AS org_slug, k.key_prefix, k.max_uses, k.uses, k.require_approval, \
-     k.expires_at, k.revoked_at FROM enrollment_keys k JOIN organizations o ON o.id = k.org_id \
+     k.expires_at, k.created_at FROM enrollment_keys k JOIN organizations o ON o.id = k.org_id \
      WHERE k.revoked_at IS NULL";
+
+/// What a list of enrolment keys can be sorted by.
+pub const SORT_KEYS: &SortKeys = &[
+    ("created_at", "k.created_at"),
+    ("expires_at", "k.expires_at"),
+    ("key_prefix", "k.key_prefix"),
+    ("uses", "k.uses"),
+];
 
 /// The key with this hash and its organisation, unless it was taken back. It may be used up or expired.
 ///
@@ -29,9 +38,47 @@ pub async fn by_id(store: &Store, id: &str) -> Result<Option<EnrollmentKey>, Sto
     row.map(|row| read(&row)).transpose()
 }
 
+/// The key of this row in an organisation, unless it was taken back.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn in_org(store: &Store, org: &OrgId, id: &str) -> Result<Option<EnrollmentKey>, StoreError> {
+    let sql = format!("{SELECT} AND k.id = ?1 AND k.org_id = ?2");
+    store.query_one(sql, values![id, org.as_str()]).await?.map(|row| read(&row)).transpose()
+}
+
+/// One page of an organisation's keys that were not taken back, and how many there are.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn page(store: &Store, org: &OrgId, page: PageOf) -> Result<(Vec<EnrollmentKey>, i64), StoreError> {
+    let select =
+        "SELECT k.id, k.key_prefix, k.max_uses, k.uses, k.require_approval, k.expires_at, k.created_at";
+    let (from, condition) = ("FROM enrollment_keys k", "k.org_id = ?1 AND k.revoked_at IS NULL");
+    let (rows, total) =
+        listing::page(store, select, from, condition, values![org.as_str()], "k.id", page).await?;
+    Ok((rows.iter().map(read).collect::<Result<_, _>>()?, total))
+}
+
+/// Every key of an organisation that was not taken back, oldest first.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn all(store: &Store, org: &OrgId) -> Result<Vec<EnrollmentKey>, StoreError> {
+    let sql = format!("{SELECT} AND k.org_id = ?1 ORDER BY k.created_at, k.id");
+    store.query(sql, values![org.as_str()]).await?.iter().map(read).collect()
+}
+
+/// Takes a key back; a conflict if somebody else did so meanwhile.
+#[must_use]
+pub fn revoke(id: &str, now_ms: i64) -> Statement {
+    let sql = "UPDATE enrollment_keys SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL";
+    Statement::new(sql, values![id, now_ms]).expect_rows(1)
+}
+
 /// Adds a key.
 #[must_use]
-pub fn insert(org: &OrgId, key: &EnrollmentKey, hash: TokenHash, now_ms: i64) -> Statement {
+pub fn insert(org: &OrgId, key: &EnrollmentKey, hash: TokenHash) -> Statement {
     Statement::new(
         "INSERT INTO enrollment_keys (id, org_id, key_prefix, key_sha256, max_uses, uses, require_approval, \
          created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -43,7 +90,7 @@ pub fn insert(org: &OrgId, key: &EnrollmentKey, hash: TokenHash, now_ms: i64) ->
             key.max_uses,
             key.uses,
             key.require_approval,
-            now_ms,
+            key.created_at,
             key.expires_at
         ],
     )
@@ -68,6 +115,6 @@ fn read(row: &Row) -> Result<EnrollmentKey, StoreError> {
         uses: row.int("uses")?,
         require_approval: row.bool("require_approval")?,
         expires_at: row.opt_int("expires_at")?,
-        revoked_at: row.opt_int("revoked_at")?,
+        created_at: row.int("created_at")?,
     })
 }

@@ -1,5 +1,6 @@
 //! The database: the truth of the whole system. Use it through [`Store`]; one module for each group of tables.
 
+pub mod api_keys;
 pub mod audit;
 pub mod commands;
 pub mod credentials;
@@ -14,6 +15,7 @@ pub mod folder;
 pub mod heartbeats;
 pub mod http_devices;
 pub mod leases;
+pub mod listing;
 mod lock;
 mod migrate;
 pub mod orgs;

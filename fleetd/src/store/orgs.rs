@@ -2,11 +2,16 @@
 
 use protocol::id::OrgSlug;
 
+use super::listing::{self, PageOf, SortKeys};
 use super::{Row, Statement, Store, StoreError, parse_column};
 use crate::domain::org::{OrgId, OrgRef, Organization};
 use crate::values;
 
 const COLUMNS: &str = "id, slug, name, settings, max_devices, created_at, updated_at";
+
+/// What a list of organisations can be sorted by.
+pub const SORT_KEYS: &SortKeys =
+    &[("slug", "slug"), ("name", "lower(name)"), ("created_at", "created_at"), ("updated_at", "updated_at")];
 
 /// The organisation of this slug.
 ///
@@ -33,6 +38,46 @@ pub async fn by_id(store: &Store, id: &OrgId) -> Result<Option<Organization>, St
 pub async fn all(store: &Store) -> Result<Vec<Organization>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM organizations ORDER BY slug");
     store.query(sql, Vec::new()).await?.iter().map(read).collect()
+}
+
+/// One page of all organisations, and how many there are.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn page(store: &Store, page: PageOf) -> Result<(Vec<Organization>, i64), StoreError> {
+    let (select, from) = (format!("SELECT {COLUMNS}"), "FROM organizations");
+    let (rows, total) = listing::page(store, &select, from, "1 = 1", Vec::new(), "slug", page).await?;
+    Ok((rows.iter().map(read).collect::<Result<_, _>>()?, total))
+}
+
+/// Makes of an organisation what it is to be; only if nobody changed it meanwhile.
+#[must_use]
+pub fn update(before: &Organization, after: &Organization, now_ms: i64) -> Statement {
+    Statement::new(
+        "UPDATE organizations SET name = ?2, settings = ?3, max_devices = ?4, updated_at = \
+         CASE WHEN ?5 > updated_at THEN ?5 ELSE updated_at + 1 END \
+         WHERE id = ?1 AND updated_at = ?6",
+        values![
+            before.id.as_str(),
+            &after.name,
+            after.settings.to_string(),
+            after.max_devices,
+            now_ms,
+            before.updated_at
+        ],
+    )
+    .expect_rows(1)
+}
+
+/// Fails with a conflict if the organisation has all the devices that it may have; put it before what adds one.
+#[must_use]
+pub fn check_room(org: &OrgId) -> Statement {
+    Statement::new(
+        "UPDATE organizations SET max_devices = max_devices WHERE id = ?1 AND (max_devices IS NULL OR max_devices > \
+         (SELECT count(*) FROM devices WHERE org_id = ?1 AND decommissioned_at IS NULL))",
+        values![org.as_str()],
+    )
+    .expect_rows(1)
 }
 
 /// Adds an organisation; a taken slug is a [`StoreError::Unique`].

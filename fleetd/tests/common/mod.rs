@@ -1,6 +1,8 @@
 //! A real server on a free port of 127.0.0.1 with a real database in a temporary folder, and a client.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
+pub mod cli;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -91,6 +93,15 @@ impl Server {
 
     /// Adds a person `{name}@example.org` to an organisation, which is made if it is not there.
     pub fn person(&self, org: &str, name: &str, role: Role) {
+        self.add(org, name, role, false);
+    }
+
+    /// Adds an admin of an organisation who owns all of them.
+    pub fn superadmin(&self, org: &str, name: &str) {
+        self.add(org, name, Role::Admin, true);
+    }
+
+    fn add(&self, org: &str, name: &str, role: Role, is_superadmin: bool) {
         let slug = OrgSlug::new(org).unwrap();
         let now_ms = self.app.clock.now_ms();
         self.runtime.block_on(async {
@@ -103,7 +114,7 @@ impl Server {
                 username: None,
                 name: name.to_owned(),
                 role,
-                is_superadmin: false,
+                is_superadmin,
             };
             accounts::add_user(&self.app.store, new, Secret::new(PASSWORD.into()), now_ms).await.unwrap();
         });
@@ -166,6 +177,13 @@ impl Server {
 
     pub fn call(&self, method: &str, path: &str) -> Call<'_> {
         Call { server: self, method: method.to_owned(), path: path.to_owned(), headers: Vec::new() }
+    }
+
+    /// What the audit log says of one action, as JSON text.
+    pub fn audit_details(&self, action: &str) -> Vec<String> {
+        let sql = "SELECT details FROM audit_log WHERE action = ?1 ORDER BY at, id";
+        let rows = self.runtime.block_on(self.app.store.query(sql, fleetd::values![action]));
+        rows.unwrap().iter().map(|row| row.text("details").unwrap()).collect()
     }
 
     /// Stops the server and waits for it.
