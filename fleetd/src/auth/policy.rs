@@ -63,6 +63,8 @@ pub enum Action {
     SetConfig,
     /// Take the lease of a redundancy group back.
     ReleaseLease,
+    /// See who did what.
+    ReadAudit,
 }
 
 /// Who may do it.
@@ -99,6 +101,7 @@ impl Action {
                 person(Role::Admin, "commands:write")
             }
             Self::ReadShowLock | Self::ReadConfig => person(Role::Viewer, "devices:read"),
+            Self::ReadAudit => person(Role::Admin, "audit:read"),
             Self::UpdateDevice | Self::SetShowLock | Self::ClearShowLock | Self::SetConfig => {
                 person(Role::Operator, "devices:write")
             }
@@ -128,7 +131,8 @@ impl Action {
             | Self::ReadDeviceCommands
             | Self::ReadCommands
             | Self::ReadShowLock
-            | Self::ReadConfig => None,
+            | Self::ReadConfig
+            | Self::ReadAudit => None,
             // What devices say are records, not changes.
             Self::SendHeartbeat | Self::ReportCommand => None,
             Self::ChangeOwnPassword => Some("user.password"),

@@ -1,6 +1,8 @@
 //! Pure decisions and checked types: no socket, file, clock or task in here.
 
 pub mod audit;
+pub mod audit_chain;
+pub mod audit_entry;
 pub mod command;
 pub mod command_outlook;
 pub mod command_request;

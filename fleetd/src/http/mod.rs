@@ -1,5 +1,6 @@
 //! The HTTP API and the dashboard, by warp. `routes` is the table of contents; one file for each resource beside it.
 
+mod audit;
 mod auth;
 mod commands;
 mod connect;

@@ -9,7 +9,7 @@ use warp::reply::Response;
 use super::table::Access::{Handler, Needs, Open};
 use super::table::Table;
 use super::{
-    auth, commands, connect, dashboard, device_commands, device_config, devices, history, leases, show_locks,
+    audit, auth, commands, connect, dashboard, device_commands, device_config, devices, history, leases, show_locks,
     system,
 };
 use crate::app::AppState;
@@ -67,6 +67,8 @@ fn table() -> Table {
         .row(M::PATCH,  "/api/v1/commands/{id}",          Needs(Action::ReportCommand),   device_commands::report)
         .row(M::POST,   "/api/v1/commands/{id}/cancel",   Needs(Action::CancelCommand),   commands::cancel)
         .row(M::POST,   "/api/v1/commands/{id}/override", Needs(Action::OverrideUnknown), commands::override_show)
+        // Who did what.
+        .row(M::GET,    "/api/v1/audit", Needs(Action::ReadAudit), audit::list)
         // The server itself.
         .row(M::GET,    "/health",  Open, system::health)
         .row(M::GET,    "/ready",   Open, system::ready)

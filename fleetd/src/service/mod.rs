@@ -1,6 +1,7 @@
 //! One use case each: authorise, load, decide, commit.
 
 pub mod accounts;
+pub mod audit;
 pub mod commands;
 pub mod desired;
 pub mod device_config;

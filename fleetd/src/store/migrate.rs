@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use super::{
     engine::StoreError,
+    functions,
     lock::{DataLock, LockError},
     sqlite::classify_open,
 };
@@ -44,6 +45,7 @@ pub(super) fn migrate(
 }
 
 fn run(runner: refinery::Runner, connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    functions::register(connection).map_err(|source| classify_open(source, path))?;
     runner.set_grouped(true).run(connection).map(drop).map_err(|source| StoreError::Engine {
         operation: format!("migrate {}", path.display()),
         source: Box::new(source),

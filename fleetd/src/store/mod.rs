@@ -11,6 +11,7 @@ pub mod dispatch;
 mod engine;
 pub mod enrollment_keys;
 pub mod folder;
+mod functions;
 pub mod heartbeats;
 pub mod http_devices;
 pub mod leases;
