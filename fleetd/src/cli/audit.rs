@@ -107,7 +107,8 @@ fn verify(arguments: &Verify, config: &Config) -> Result<(), Failure> {
     })?;
     progress.end();
     if arguments.json {
-        let mut told = json!({"whole": found.fault.is_none(), "entries": found.head.number, "head": found.head});
+        let mut told =
+            json!({"whole": found.fault.is_none(), "entries": found.head.number, "head": found.head});
         if let Some(fault) = &found.fault {
             told["fault"] = json!(fault);
             told["reason"] = json!(fault.to_string());

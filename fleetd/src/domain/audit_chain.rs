@@ -81,7 +81,8 @@ impl FromStr for Head {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = "a number, a colon and 64 hexadecimal digits are expected, as `fleetd audit verify` prints them";
+        let wrong =
+            "a number, a colon and 64 hexadecimal digits are expected, as `fleetd audit verify` prints them";
         let (number, hash) = text.split_once(':').ok_or(wrong)?;
         let number = number.parse().ok().filter(|number| *number > 0).ok_or(wrong)?;
         if hash.len() != 64 || !hash.bytes().all(|c| c.is_ascii_hexdigit()) {
@@ -118,7 +119,9 @@ pub enum Fault {
     #[error("the log ends at entry {end}, but entry {number} was noted: its end was cut off")]
     Cut { number: i64, end: i64 },
     /// A noted entry is there with another hash.
-    #[error("entry {number} has another hash than was noted: the log was written anew, from there or from before")]
+    #[error(
+        "entry {number} has another hash than was noted: the log was written anew, from there or from before"
+    )]
     Rewritten { number: i64 },
 }
 
@@ -231,13 +234,26 @@ mod tests {
         let parts = || [Part::Null, Part::Int(-7), Part::Text("hé,".as_bytes())];
         assert_eq!(canonical(parts()), "r58-fleet audit 1,n,i-7,t4:hé,,".as_bytes());
         let hash = hash(parts());
-        assert_eq!(hash, crate::domain::command_request::sha256_hex("r58-fleet audit 1,n,i-7,t4:hé,,".as_bytes()));
+        assert_eq!(
+            hash,
+            crate::domain::command_request::sha256_hex("r58-fleet audit 1,n,i-7,t4:hé,,".as_bytes())
+        );
     }
 
     #[test]
     fn what_is_no_head_is_refused() {
         let hash = "a".repeat(64);
-        for text in ["", "1", "1:", "0:", "1:ab", &hash, &format!("0:{hash}"), &format!("-1:{hash}"), &format!("1:{hash}a")] {
+        for text in [
+            "",
+            "1",
+            "1:",
+            "0:",
+            "1:ab",
+            &hash,
+            &format!("0:{hash}"),
+            &format!("-1:{hash}"),
+            &format!("1:{hash}a"),
+        ] {
             assert!(text.parse::<Head>().is_err(), "{text}");
         }
         assert_eq!(format!("3:{}", "A".repeat(64)).parse(), Ok(Head { number: 3, hash }));

@@ -9,8 +9,8 @@ use warp::reply::Response;
 use super::table::Access::{Handler, Needs, Open};
 use super::table::Table;
 use super::{
-    audit, auth, commands, connect, dashboard, device_commands, device_config, devices, history, leases, show_locks,
-    system,
+    audit, auth, commands, connect, dashboard, device_commands, device_config, devices, history, leases,
+    show_locks, system,
 };
 use crate::app::AppState;
 use crate::auth::policy::Action;

@@ -193,7 +193,12 @@ pub async fn head(store: &Store) -> Result<Option<Head>, StoreError> {
 /// [`StoreError`].
 pub async fn hash_of(store: &Store, number: i64) -> Result<Option<String>, StoreError> {
     let sql = "SELECT number, CAST(hash AS TEXT) AS hash FROM audit_log WHERE number = ?1";
-    Ok(store.query_one(sql, values![number]).await?.map(|row| read_head(&row)).transpose()?.map(|head| head.hash))
+    Ok(store
+        .query_one(sql, values![number])
+        .await?
+        .map(|row| read_head(&row))
+        .transpose()?
+        .map(|head| head.hash))
 }
 
 fn read_head(row: &Row) -> Result<Head, StoreError> {

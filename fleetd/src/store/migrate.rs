@@ -92,6 +92,14 @@ fn wait_for_lock(database: &Path, wait: Duration) -> Result<DataLock, StoreError
     }
 }
 
+/// Whether a trigger, by the text that made it, is one of a migration of ours.
+#[must_use]
+pub fn is_our_trigger(sql: &str) -> bool {
+    let ours = |text: &str| text.contains(&format!("{sql};"));
+    sql.starts_with("CREATE TRIGGER ")
+        && embedded::migrations::runner().get_migrations().iter().any(|one| one.sql().is_some_and(ours))
+}
+
 /// The newest schema that this program knows.
 #[must_use]
 pub fn known_version() -> i64 {
