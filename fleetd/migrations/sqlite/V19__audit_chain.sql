@@ -51,7 +51,3 @@ CREATE TRIGGER audit_log_is_not_changed BEFORE UPDATE ON audit_log
 BEGIN SELECT RAISE(ABORT, 'the audit log only grows: an entry is not changed'); END;
 CREATE TRIGGER audit_log_is_not_cut BEFORE DELETE ON audit_log
 BEGIN SELECT RAISE(ABORT, 'the audit log only grows: an entry is not deleted'); END;
--- Also no replacement, for which SQLite asks no trigger about deletion.
-CREATE TRIGGER audit_log_grows_at_its_end BEFORE INSERT ON audit_log
-WHEN NEW.number <= (SELECT max(number) FROM audit_log)
-BEGIN SELECT RAISE(ABORT, 'the audit log only grows at its end'); END;

@@ -45,13 +45,9 @@ pub fn canonical<'a>(parts: impl IntoIterator<Item = Part<'a>>) -> Vec<u8> {
 /// The hash of an entry: hexadecimal, 64 characters.
 #[must_use]
 pub fn hash<'a>(parts: impl IntoIterator<Item = Part<'a>>) -> String {
-    use fmt::Write as _;
-    let mut text = String::with_capacity(64);
-    for byte in Sha256::digest(canonical(parts)) {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    let digit = |value: u8| char::from(DIGITS[usize::from(value & 15)]);
+    Sha256::digest(canonical(parts)).iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
 /// An entry by its number and hash: `12:9f86…`. The last one stands for the whole log up to it.

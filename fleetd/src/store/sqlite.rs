@@ -238,6 +238,8 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
         connection.pragma_update(None, "foreign_keys", true)?;
+        // A row that is replaced is deleted first, and triggers are asked about that.
+        connection.pragma_update(None, "recursive_triggers", true)?;
         functions::register(&connection)?;
         // A plan does not depend on the values: otherwise every statement that could use an index of some rows only is
         // prepared anew for each of them.
