@@ -53,6 +53,7 @@ const ROUTES: &[(&str, &str, [May; 5])] = &[
     ("DELETE", "/api/v1/devices/{id}/show-lock", [N, N, Y, Y, N]),
     ("GET", "/api/v1/devices/{id}/config", [N, Y, Y, Y, N]),
     ("PUT", "/api/v1/devices/{id}/config", [N, N, Y, Y, N]),
+    ("GET", "/api/v1/audit", [N, N, N, Y, N]),
     ("GET", "/api/v1/show-locks/{tag}", [N, Y, Y, Y, N]),
     ("PUT", "/api/v1/show-locks/{tag}", [N, N, Y, Y, N]),
     ("DELETE", "/api/v1/show-locks/{tag}", [N, N, Y, Y, N]),

@@ -68,6 +68,7 @@ fn every_link_of_the_documents_leads_somewhere() {
         "docs/broker.md",
         "docs/install-agent.md",
         "docs/commands.md",
+        "docs/audit.md",
         "docs/backup.md",
         "docs/bench.md",
         "docs/testing.md",

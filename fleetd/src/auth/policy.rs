@@ -17,6 +17,7 @@ pub const SCOPES: &[&str] = &[
     "users:write",
     "orgs:read",
     "orgs:write",
+    "audit:read",
 ];
 
 /// Something that a request may want to do.
@@ -120,6 +121,8 @@ pub enum Action {
     CreateEnrollmentKey,
     /// Take an enrolment key back.
     RevokeEnrollmentKey,
+    /// See who did what.
+    ReadAudit,
 }
 
 /// Who may do it.
@@ -159,6 +162,7 @@ impl Action {
                 person(Role::Admin, "commands:write")
             }
             Self::ReadShowLock | Self::ReadConfig => person(Role::Viewer, "devices:read"),
+            Self::ReadAudit => person(Role::Admin, "audit:read"),
             Self::UpdateDevice | Self::SetShowLock | Self::ClearShowLock | Self::SetConfig => {
                 person(Role::Operator, "devices:write")
             }
@@ -218,7 +222,8 @@ impl Action {
             | Self::ReadOrgs
             | Self::ReadServiceAccounts
             | Self::ReadApiKeys
-            | Self::ReadEnrollmentKeys => None,
+            | Self::ReadEnrollmentKeys
+            | Self::ReadAudit => None,
             // What devices say are records, not changes.
             Self::SendHeartbeat | Self::ReportCommand => None,
             Self::ChangeOwnPassword => Some("user.password"),

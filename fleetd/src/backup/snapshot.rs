@@ -16,7 +16,7 @@ use super::{BackupError, Progress};
 use crate::store::{
     StoreError,
     folder::{FolderLock, with_suffix},
-    is_ours,
+    is_our_trigger, is_ours,
 };
 
 /// Pages copied between two looks at the log.
@@ -152,10 +152,16 @@ pub(super) fn open_unpacked(path: &Path) -> Result<Connection, BackupError> {
         Ok(found) => return damaged(format!("its database is damaged ({found})")),
         Err(error) => return damaged(format!("its database cannot be read ({error})")),
     }
-    // We have none of these; they would run in our name.
-    let foreign = "SELECT count(*) FROM sqlite_master WHERE type NOT IN ('table', 'index') OR sql LIKE '%CREATE%VIRTUAL%TABLE%'";
+    // They would run in our name: none but the triggers that we made ourselves.
+    let foreign = "SELECT count(*) FROM sqlite_master WHERE type NOT IN ('table', 'index', 'trigger') \
+                   OR sql LIKE '%CREATE%VIRTUAL%TABLE%'";
     let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(&reading);
-    if count(foreign)? > 0 || !is_ours(&connection, path).or_else(foreign_is_no)? {
+    let triggers: Vec<String> = connection
+        .prepare("SELECT sql FROM sqlite_master WHERE type = 'trigger'")
+        .and_then(|mut all| all.query_map([], |row| row.get(0))?.collect())
+        .map_err(&reading)?;
+    let foreign = count(foreign)? > 0 || !triggers.iter().all(|sql| is_our_trigger(sql));
+    if foreign || !is_ours(&connection, path).or_else(foreign_is_no)? {
         return Err(BackupError::NotABackup("its database is not one of fleetd".to_owned()));
     }
     if count("SELECT count(*) FROM pragma_foreign_key_check")? > 0 {

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod api_key;
+mod audit;
 mod backup;
 mod database;
 mod decode;
@@ -57,6 +58,9 @@ enum Command {
     /// Keys with which devices register themselves.
     #[command(subcommand)]
     EnrollmentKey(enrollment_key::Command),
+    /// The audit log: who changed what.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Save the database and all files of the server in one file. Works beside a running server.
     Backup(backup::Arguments),
     /// Put a backup in the place of the server's data. The server must be stopped.
@@ -96,6 +100,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Org(command) => org::run(command, &config()?),
         Command::Device(command) => device::run(command, &config()?),
         Command::EnrollmentKey(command) => enrollment_key::run(command, &config()?),
+        Command::Audit(command) => audit::run(command, &config()?),
         Command::Backup(arguments) => backup::run(arguments, &config()?),
         Command::Restore(arguments) => restore::run(arguments, &config()?),
         Command::Decode(arguments) => Ok(decode::run(&arguments, &mut io::stdout().lock())?),

@@ -1,6 +1,7 @@
 //! The HTTP API and the dashboard, by warp. `routes` is the table of contents; one file for each resource beside it.
 
 mod api_keys;
+mod audit;
 mod auth;
 mod commands;
 mod connect;

@@ -9,8 +9,8 @@ use warp::reply::Response;
 use super::table::Access::{Handler, Needs, Open};
 use super::table::Table;
 use super::{
-    api_keys, auth, commands, connect, dashboard, device_commands, device_config, devices, enrollment_keys,
-    history, leases, orgs, service_accounts, show_locks, system, users,
+    api_keys, audit, auth, commands, connect, dashboard, device_commands, device_config, devices,
+    enrollment_keys, history, leases, orgs, service_accounts, show_locks, system, users,
 };
 use crate::app::AppState;
 use crate::auth::policy::Action;
@@ -92,6 +92,8 @@ fn table() -> Table {
         .row(M::PATCH,  "/api/v1/commands/{id}",          Needs(Action::ReportCommand),   device_commands::report)
         .row(M::POST,   "/api/v1/commands/{id}/cancel",   Needs(Action::CancelCommand),   commands::cancel)
         .row(M::POST,   "/api/v1/commands/{id}/override", Needs(Action::OverrideUnknown), commands::override_show)
+        // Who did what.
+        .row(M::GET,    "/api/v1/audit", Needs(Action::ReadAudit), audit::list)
         // The server itself.
         .row(M::GET,    "/health",  Open, system::health)
         .row(M::GET,    "/ready",   Open, system::ready)

@@ -13,3 +13,11 @@ macro_rules! last_row {
     };
 }
 pub(super) use last_row;
+
+/// A text of a JSON object; NULL where there is none, or no JSON at all.
+macro_rules! json_field {
+    ($column:literal, $name:literal) => {
+        concat!("CASE WHEN json_valid(", $column, ") THEN ", $column, " ->> '", $name, "' END")
+    };
+}
+pub(super) use json_field;

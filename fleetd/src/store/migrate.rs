@@ -6,6 +6,7 @@ use rusqlite::Connection;
 
 use super::{
     engine::StoreError,
+    functions,
     lock::{DataLock, LockError},
     sqlite::classify_open,
 };
@@ -44,6 +45,7 @@ pub(super) fn migrate(
 }
 
 fn run(runner: refinery::Runner, connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    functions::register(connection).map_err(|source| classify_open(source, path))?;
     runner.set_grouped(true).run(connection).map(drop).map_err(|source| StoreError::Engine {
         operation: format!("migrate {}", path.display()),
         source: Box::new(source),
@@ -88,6 +90,14 @@ fn wait_for_lock(database: &Path, wait: Duration) -> Result<DataLock, StoreError
         Err(LockError::InUse { .. }) => Err(StoreError::ServerRunning { path: database.to_owned() }),
         Err(LockError::File { path, source }) => Err(StoreError::File { operation: "lock", path, source }),
     }
+}
+
+/// Whether a trigger, by the text that made it, is one of a migration of ours.
+#[must_use]
+pub fn is_our_trigger(sql: &str) -> bool {
+    let ours = |text: &str| text.contains(&format!("{sql};"));
+    sql.starts_with("CREATE TRIGGER ")
+        && embedded::migrations::runner().get_migrations().iter().any(|one| one.sql().is_some_and(ours))
 }
 
 /// The newest schema that this program knows.

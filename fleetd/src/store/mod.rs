@@ -12,6 +12,7 @@ pub mod dispatch;
 mod engine;
 pub mod enrollment_keys;
 pub mod folder;
+mod functions;
 pub mod heartbeats;
 pub mod http_devices;
 pub mod leases;
@@ -42,7 +43,7 @@ pub use engine::{Outcome, Row, Sql, Statement, StoreError, Value, operation};
 pub use lock::{DataLock, LockError, make_data_dir};
 #[cfg(test)]
 pub(crate) use migrate::make_at_version;
-pub use migrate::{is_ours, known_version, migrate_alone};
+pub use migrate::{is_our_trigger, is_ours, known_version, migrate_alone};
 
 /// After a write that found no room, the store calls itself not ready for so long.
 const FULL_NOTICE: Duration = Duration::from_secs(10);

@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::{
     engine::{Outcome, Row, Sql, Statement, StoreError, Value, operation},
     folder::{FolderLock, folder_of},
-    migrate,
+    functions, migrate,
     swap::like_its_folder,
 };
 
@@ -238,6 +238,9 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
         connection.busy_timeout(BUSY)?;
         connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
         connection.pragma_update(None, "foreign_keys", true)?;
+        // A row that is replaced is deleted first, and triggers are asked about that.
+        connection.pragma_update(None, "recursive_triggers", true)?;
+        functions::register(&connection)?;
         // A plan does not depend on the values: otherwise every statement that could use an index of some rows only is
         // prepared anew for each of them.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
@@ -371,6 +374,7 @@ pub(super) fn apply_alone(
     statements: &[Statement],
 ) -> Result<(), StoreError> {
     let failed = |source| classify(source, "commit", path);
+    functions::register(connection).map_err(failed)?;
     let transaction =
         rusqlite::Transaction::new_unchecked(connection, rusqlite::TransactionBehavior::Immediate)
             .map_err(failed)?;

@@ -177,13 +177,21 @@ fn a_database_that_is_not_ours_or_not_sound_is_refused() {
     let packed = |database: &[u8]| {
         pack(&[manifest(vec![part("fleet.db", database)]), Entry::File("fleet.db", database.to_vec())])
     };
-    let cases: [(&str, Vec<u8>, &str); 7] = [
+    let cases: [(&str, Vec<u8>, &str); 8] = [
         ("no database", b"hello".to_vec(), "cannot be used"),
         ("empty", Vec::new(), "not one of fleetd"),
         ("another program's", with("PRAGMA application_id = 7"), "not one of fleetd"),
         (
             "trigger",
             with("CREATE TRIGGER t AFTER INSERT ON users BEGIN DELETE FROM devices; END"),
+            "not one of fleetd",
+        ),
+        (
+            "trigger of our name",
+            with(
+                "DROP TRIGGER audit_log_is_not_cut; \
+                 CREATE TRIGGER audit_log_is_not_cut BEFORE DELETE ON audit_log BEGIN DELETE FROM users; END",
+            ),
             "not one of fleetd",
         ),
         ("view", with("CREATE VIEW v AS SELECT 1"), "not one of fleetd"),
