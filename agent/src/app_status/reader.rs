@@ -16,6 +16,8 @@ use crate::tls;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Longest answer of the application, in bytes.
 const ANSWER_MAX_LEN: usize = 256 * 1024;
+/// Longest answer that is kept to be compared with the next, in bytes.
+const KEPT_MAX_LEN: usize = 16 * 1024;
 /// What the client for other ways than the usual one reads and writes at a time, in bytes.
 const BUFFER_LEN: usize = 16 * 1024;
 /// Longest manifest of an installed version, in bytes.
@@ -37,6 +39,8 @@ enum Way {
 pub struct Reader {
     way: Way,
     fields: StatusFields,
+    /// The last answer, and what it means: most of the time the next is the same.
+    said: Option<(Vec<u8>, AppAnswer)>,
     unit: UnitName,
     watch: Option<RecordingsWatch>,
     app_dir: PathBuf,
@@ -49,6 +53,7 @@ impl Reader {
     pub fn new(config: &Config, kernel: &Kernel) -> Self {
         Self {
             way: Way::to(config),
+            said: None,
             fields: config.app_status_fields.clone(),
             unit: config.app_unit.clone(),
             watch: config.recordings_dir.clone().map(RecordingsWatch::new),
@@ -76,7 +81,7 @@ impl Reader {
         AppStatus { liveness, because, answer, version }
     }
 
-    fn ask(&self) -> Asked {
+    fn ask(&mut self) -> Asked {
         let answer = match &self.way {
             Way::None => return Asked::NotConfigured,
             Way::Blocked(problem) => Err(Failure::Other(problem.clone())),
@@ -84,11 +89,24 @@ impl Reader {
             Way::Client(url, client) => get(client, url),
         };
         match answer {
-            Ok((200, body)) => AppAnswer::read(&body, &self.fields).map_or_else(Asked::NoAnswer, Asked::Said),
+            Ok((200, body)) => match &self.said {
+                Some((last, answer)) if *last == body => Asked::Said(answer.clone()),
+                _ => self.understand(body),
+            },
             Ok((status, _)) => Asked::NoAnswer(format!("HTTP status {status}")),
             Err(Failure::Refused) => Asked::Refused,
             Err(Failure::TimedOut) => Asked::NoAnswer(format!("nothing within {} s", PATIENCE.as_secs())),
             Err(Failure::Other(problem)) => Asked::NoAnswer(problem),
+        }
+    }
+
+    fn understand(&mut self, body: Vec<u8>) -> Asked {
+        match AppAnswer::read(&body, &self.fields) {
+            Ok(answer) => {
+                self.said = (body.len() <= KEPT_MAX_LEN).then(|| (body, answer.clone()));
+                Asked::Said(answer)
+            }
+            Err(problem) => Asked::NoAnswer(problem),
         }
     }
 }
