@@ -6,9 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
+use nix::sys::sysinfo::sysinfo;
 use sysinfo::{Component, Components, CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use crate::config::Config;
+
+/// After so many samples the list of sensors is made anew: each of them is several files.
+const SENSORS_KEPT: u32 = 20;
 
 /// One look at the machine, in the units of the heartbeat.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct Metrics {
 pub struct Sampler {
     system: Option<System>,
     components: Option<Components>,
+    /// Samples since the list of sensors was made.
+    sensors_age: u32,
     cpu_has_reference: bool,
     disks: Vec<PathBuf>,
 }
@@ -49,6 +55,7 @@ impl Sampler {
             components: Components::new_with_refreshed_list()
                 .map_err(|error| log_missing("temperature sensors", &error))
                 .ok(),
+            sensors_age: 0,
             cpu_has_reference: false,
             disks: disks.into_iter().flatten().cloned().collect(),
         }
@@ -95,8 +102,14 @@ impl Sampler {
 
     fn temperature_decicelsius(&mut self) -> Option<i16> {
         let components = self.components.as_mut()?;
-        // Sensors of a module that is loaded later are found as well.
-        components.refresh(true);
+        self.sensors_age += 1;
+        if self.sensors_age < SENSORS_KEPT {
+            components.iter_mut().for_each(Component::refresh);
+        } else {
+            // Sensors of a module that is loaded later are found as well.
+            components.refresh(true);
+            self.sensors_age = 0;
+        }
         hottest_processor(components.iter().map(|component| (name_of(component), component.temperature())))
     }
 }
@@ -127,7 +140,7 @@ fn disk_mib(path: &Path) -> Option<(u32, u32)> {
 }
 
 fn load_centi() -> Option<[u32; 3]> {
-    let load = System::load_average().ok()?;
+    let (one, five, fifteen) = sysinfo().ok()?.load_average();
     let centi = |load: f64| {
         #[expect(
             clippy::cast_possible_truncation,
@@ -136,7 +149,7 @@ fn load_centi() -> Option<[u32; 3]> {
         )]
         (load.is_finite() && load >= 0.0).then(|| (load * 100.0).round().min(f64::from(u32::MAX)) as u32)
     };
-    Some([centi(load.one)?, centi(load.five)?, centi(load.fifteen)?])
+    Some([centi(one)?, centi(five)?, centi(fifteen)?])
 }
 
 /// The highest plausible temperature among the sensors of the processor; among all if none says what it belongs to.

@@ -63,20 +63,28 @@ impl Record {
     ///
     /// # Errors
     /// A value in it cannot be encoded.
-    pub fn into_body(self) -> Result<Vec<u8>, CodecError> {
+    pub fn into_body(mut self) -> Result<Vec<u8>, CodecError> {
+        self.stamped(0, 0)
+    }
+
+    /// As it is sent; [`stamp`] makes the same of its body, unless that is too large.
+    ///
+    /// # Errors
+    /// A value in it cannot be encoded.
+    pub fn stamped(&mut self, seq: u64, connection: u16) -> Result<Vec<u8>, CodecError> {
         match self {
-            Self::Heartbeat(message) => body(message),
-            Self::Report(message) => body(message),
-            Self::Reported(message) => body(message),
-            Self::Log(message) => body(message),
-            Self::Event(message) => body(message),
+            Self::Heartbeat(message) => encode(message, seq, connection),
+            Self::Report(message) => encode(message, seq, connection),
+            Self::Reported(message) => encode(message, seq, connection),
+            Self::Log(message) => encode(message, seq, connection),
+            Self::Event(message) => encode(message, seq, connection),
         }
     }
 }
 
-fn body<T: Stamp>(mut message: T) -> Result<Vec<u8>, CodecError> {
-    message.stamp(0, 0);
-    codec::encode_packed(&message)
+fn encode<T: Stamp>(message: &mut T, seq: u64, connection: u16) -> Result<Vec<u8>, CodecError> {
+    message.stamp(seq, connection);
+    codec::encode_packed(message)
 }
 
 /// A body from the database as it is sent.
@@ -99,9 +107,7 @@ pub fn stamp(kind: Kind, body: &[u8], seq: u64, connection: u16) -> Result<Vec<u
 }
 
 fn stamp_as<T: Stamp>(body: &[u8], limit: usize, seq: u64, connection: u16) -> Result<Vec<u8>, CodecError> {
-    let mut message: T = codec::decode(body, limit)?;
-    message.stamp(seq, connection);
-    codec::encode_packed(&message)
+    encode(&mut codec::decode::<T>(body, limit)?, seq, connection)
 }
 
 /// The body of a void record.

@@ -19,17 +19,20 @@ pub const LOG_VARIABLE: &str = "R58_LOG";
 /// What this program is called in the journal.
 const IDENTIFIER: &str = "r58-fleet-agent";
 
-/// Tells systemd how the agent is. Cheap to clone.
-#[derive(Debug, Clone, Copy)]
+/// Tells systemd how the agent is.
+#[derive(Debug)]
 pub struct ServiceManager {
-    watchdog_interval: Option<Duration>,
+    /// After this time without a word systemd restarts the agent; none if there is no watchdog.
+    watchdog_limit: Option<Duration>,
+    /// When it was fed last.
+    fed_at: Option<Duration>,
 }
 
 impl ServiceManager {
     /// Looks at what systemd has put into the environment.
     #[must_use]
     pub fn from_environment() -> Self {
-        let watchdog_interval = match daemon::watchdog_enabled() {
+        let watchdog_limit = match daemon::watchdog_enabled() {
             Ok(0) => None,
             Ok(microseconds) => Some(Duration::from_micros(microseconds)),
             Err(error) => {
@@ -37,14 +40,14 @@ impl ServiceManager {
                 None
             }
         };
-        Self { watchdog_interval }
+        Self { watchdog_limit, fed_at: None }
     }
 
-    /// How often [`Self::watchdog`] has to be called, so that two calls may fail before systemd restarts the agent; none
-    /// if there is no watchdog.
+    /// When [`Self::watchdog`] has to be called next, so that another call may fail before systemd restarts the agent;
+    /// none if there is no watchdog.
     #[must_use]
-    pub fn watchdog_interval(&self) -> Option<Duration> {
-        self.watchdog_interval.map(|limit| limit / 3)
+    pub fn watchdog_at(&self) -> Option<Duration> {
+        Some(self.fed_at.unwrap_or_default() + self.watchdog_limit? * 4 / 9)
     }
 
     /// The agent has started.
@@ -58,9 +61,14 @@ impl ServiceManager {
         notify(daemon::STATE_STATUS, &one_line);
     }
 
-    /// The event loop has turned. Call it from nowhere else.
-    pub fn watchdog(&self) {
-        notify(daemon::STATE_WATCHDOG, "1");
+    /// The event loop has turned, `now`. Call it from nowhere else. systemd is told a few times within its limit, and not
+    /// at each turn: every word wakes it.
+    pub fn watchdog(&mut self, now: Duration) {
+        let Some(limit) = self.watchdog_limit else { return };
+        if self.fed_at.is_none_or(|at| now >= at + limit / 9) {
+            self.fed_at = Some(now);
+            notify(daemon::STATE_WATCHDOG, "1");
+        }
     }
 
     /// The agent has begun to stop.
@@ -223,11 +231,22 @@ mod tests {
 
     #[test]
     fn without_systemd_every_notification_is_harmless() {
-        let manager = ServiceManager { watchdog_interval: Some(Duration::from_secs(30)) };
+        let mut manager = ServiceManager { watchdog_limit: None, fed_at: None };
         manager.ready();
         manager.status("two\nlines");
-        manager.watchdog();
+        manager.watchdog(Duration::ZERO);
         manager.stopping();
-        assert_eq!(manager.watchdog_interval(), Some(Duration::from_secs(10)));
+        assert_eq!(manager.watchdog_at(), None);
+    }
+
+    #[test]
+    fn a_loop_that_turns_feeds_the_watchdog_twice_within_its_limit_and_not_at_every_turn() {
+        let seconds = Duration::from_secs;
+        let mut manager = ServiceManager { watchdog_limit: Some(seconds(90)), fed_at: None };
+        for (turn, fed) in [(0, 0), (9, 0), (10, 10), (12, 10), (50, 50)] {
+            manager.watchdog(seconds(turn));
+            assert_eq!(manager.fed_at, Some(seconds(fed)), "at {turn} s");
+            assert_eq!(manager.watchdog_at(), Some(seconds(fed + 40)));
+        }
     }
 }

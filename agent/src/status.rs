@@ -1,8 +1,8 @@
 //! What a person on site wants to know, from the running agent to `r58-fleet-agent status`.
 //!
 //! The agent writes [`Status`] as JSON to `status.json` in `$RUNTIME_DIRECTORY` (a memory file system under systemd) or
-//! in its state folder, by renaming, without fsync: after a power cut the file is of no use anyway. The lock on the state
-//! folder, not this file, says whether the agent runs.
+//! in its state folder, whole at any time, without fsync: after a power cut the file is of no use anyway. The lock on the
+//! state folder, not this file, says whether the agent runs.
 
 mod show;
 #[cfg(test)]
@@ -10,9 +10,10 @@ mod tests;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde::{Deserialize, Serialize};
 
 use crate::command::OpenCommand;
@@ -27,6 +28,8 @@ const STATUS_FILE: &str = "status.json";
 const SYSTEM_RUNTIME_DIR: &str = "/run/r58-fleet-agent";
 /// Longest file that is read, in bytes.
 const STATUS_MAX_LEN: u64 = 512 * 1024;
+/// Reading is tried so often: the agent writes once a second at most.
+const READ_TRIES: u32 = 10;
 
 /// How the agent stands with the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,22 +128,37 @@ impl StatusFile {
 
     /// Puts `status` in place of the earlier one. Readable by everybody, as far as the folder is.
     ///
+    /// Two files take turns: the one from before the last is written over and changes places with the last one. A new file
+    /// each time would cost the file system several times as much, and on a disk its rename writes the data out.
+    ///
     /// # Errors
     /// When the file cannot be written; the earlier one is then still whole.
     pub fn write(&self, status: &Status) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(status).map_err(io::Error::other)?;
-        let temporary = self.path.with_extension("json.new");
+        let spare = self.spare();
         let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
+        let mut file = options.write(true).create(true).truncate(false).mode(0o644).open(&spare)?;
         file.write_all(&text)?;
+        if file.metadata()?.len() > text.len() as u64 {
+            file.set_len(text.len() as u64)?;
+        }
         drop(file);
-        fs::rename(&temporary, &self.path)
+        match renameat2(AT_FDCWD, &spare, AT_FDCWD, &self.path, RenameFlags::RENAME_EXCHANGE) {
+            Ok(()) => Ok(()),
+            // There is no last one yet, or the file system cannot do that.
+            Err(_) => fs::rename(&spare, &self.path),
+        }
+    }
+
+    fn spare(&self) -> PathBuf {
+        self.path.with_extension("json.new")
     }
 
     /// Takes it away, at the end of the agent.
     pub fn remove(&self) {
         // Whoever looks trusts the lock; one that stays behind does no harm.
         let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(self.spare());
     }
 }
 
@@ -196,7 +214,19 @@ fn look_in(state_dir: &Path, runtime_dir: &Path) -> Result<Found, LookError> {
 }
 
 fn read(path: &Path) -> Option<Status> {
-    let mut bytes = Vec::new();
-    fs::File::open(path).ok()?.take(STATUS_MAX_LEN).read_to_end(&mut bytes).ok()?;
-    serde_json::from_slice(&bytes).ok()
+    // A file is written over only when it has lost its place to another: what is still in its place afterwards was whole.
+    for _ in 0..READ_TRIES {
+        let mut bytes = Vec::new();
+        let file = fs::File::open(path).ok()?;
+        let before = version(&file.metadata().ok()?);
+        Read::take(&file, STATUS_MAX_LEN).read_to_end(&mut bytes).ok()?;
+        if version(&fs::metadata(path).ok()?) == before {
+            return serde_json::from_slice(&bytes).ok();
+        }
+    }
+    None
+}
+
+fn version(file: &fs::Metadata) -> (u64, i64, i64) {
+    (file.ino(), file.mtime(), file.mtime_nsec())
 }

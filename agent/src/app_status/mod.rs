@@ -5,6 +5,7 @@
 //! never *idle*.
 
 mod answer;
+mod plain;
 mod reader;
 mod recordings;
 #[cfg(test)]

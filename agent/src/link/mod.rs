@@ -10,13 +10,12 @@ mod mqtt;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use protocol::id::{DeviceId, OrgSlug};
 use protocol::topic::{Downlink, SERVER_FILTER, Topic, Uplink};
-use rumqttc::{AsyncClient, QoS};
+use rumqttc::mqttbytes::v4::{Disconnect, Publish};
+use rumqttc::{QoS, Request};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -27,8 +26,8 @@ use crate::uplink::PacketId;
 
 /// Events that wait for the event loop; past that the connection is read more slowly.
 const EVENTS: usize = 16;
-/// Requests that wait for the connection. The uplink allows 16 packets without receipt, and a few others go besides.
-const REQUESTS: usize = 64;
+/// Packets that wait for the connection. The uplink allows 16 without receipt, and a few others go besides.
+const ORDERS: usize = 64;
 
 /// Where and as whom to connect.
 #[derive(Debug, Clone)]
@@ -100,14 +99,10 @@ impl Transport {
     }
 }
 
-/// Packets handed over and not yet numbered by the client, in order.
-type Unnumbered = Arc<Mutex<VecDeque<Tag>>>;
-
 /// One connection.
 #[derive(Debug)]
 pub struct Link {
-    client: AsyncClient,
-    unnumbered: Unnumbered,
+    orders: mpsc::Sender<mqtt::Order>,
     events: mpsc::Receiver<LinkEvent>,
     task: JoinHandle<()>,
     settings: LinkSettings,
@@ -121,18 +116,16 @@ impl Link {
     pub fn open(settings: LinkSettings) -> Result<(Self, Transport), LinkError> {
         let transport = Transport::for_url(&settings.url)
             .ok_or_else(|| LinkError::NoTransport { url: settings.url.clone() })?;
-        let (client, eventloop) = AsyncClient::new(mqtt::options(&settings, transport), REQUESTS);
+        let (orders, ordered) = mpsc::channel(ORDERS);
         let (sender, events) = mpsc::channel(EVENTS);
-        let unnumbered = Unnumbered::default();
         let connection = mqtt::Connection {
-            eventloop,
-            client: client.clone(),
-            unnumbered: Arc::clone(&unnumbered),
+            options: mqtt::options(&settings, transport),
+            orders: ordered,
             url: settings.url.clone(),
             filters: filters(&settings),
         };
         let task = tokio::spawn(connection.run(sender));
-        Ok((Self { client, unnumbered, events, task, settings }, transport))
+        Ok((Self { orders, events, task, settings }, transport))
     }
 
     /// The next event. After [`LinkEvent::Down`], and if the connection's task is gone, always `Down`.
@@ -145,10 +138,9 @@ impl Link {
     #[must_use]
     pub fn publish(&self, tag: Tag, uplink: Uplink, payload: Vec<u8>) -> bool {
         let topic = device_topic(&self.settings, uplink).to_string();
-        let retain = uplink == Uplink::Presence;
-        // In the same order in both queues: nobody else publishes on this client.
-        self.unnumbered.lock().unwrap_or_else(PoisonError::into_inner).push_back(tag);
-        self.client.try_publish(topic, QoS::AtLeastOnce, retain, payload).is_ok()
+        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload);
+        publish.retain = uplink == Uplink::Presence;
+        self.orders.try_send((Request::Publish(publish), Some(tag))).is_ok()
     }
 
     /// Says goodbye, so that the will is not published: `presence` goes first, and then as long as `patience` is spent
@@ -164,7 +156,7 @@ impl Link {
                     }
                 }
             }
-            if self.client.try_disconnect().is_ok() {
+            if self.orders.try_send((Request::Disconnect(Disconnect), None)).is_ok() {
                 while !matches!(self.event().await, LinkEvent::Down(_)) {}
             }
         };

@@ -1,25 +1,32 @@
-//! The task that drives one rumqttc connection.
+//! The task that drives one MQTT connection.
+//!
+//! rumqttc makes the connection and keeps MQTT's state; when something is sent is decided here. Its own loop pings
+//! whatever else is sent: twice as many wake-ups of the radio for a device that has said something a moment ago.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use protocol::codec::limit;
 use protocol::topic::{Topic, Uplink};
+use rumqttc::mqttbytes::v4::{PingReq, Subscribe};
 use rumqttc::{
-    AsyncClient, Event, EventLoop, Incoming, LastWill, MqttOptions, Outgoing, QoS, SubscribeFilter,
+    Event, EventLoop, Incoming, LastWill, MqttOptions, Outgoing, QoS, Request, StateError, SubscribeFilter,
     SubscribeReasonCode,
 };
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{LinkError, LinkEvent, LinkSettings, Tag, Transport, Unnumbered, device_topic};
+use super::{LinkError, LinkEvent, LinkSettings, Tag, Transport, device_topic};
 use crate::config::MqttUrl;
 
-/// Ping after this much silence of ours.
+/// What the broker is told; it waits for one and a half times as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Ping after this much silence of ours. A heartbeat every 30 s takes the ping's place, although it may be late by the
+/// time that a commit takes.
+const PING_AFTER: Duration = Duration::from_secs(31);
 /// From the first packet to the broker's answer.
 const CONNECT_TIMEOUT_SECONDS: u64 = 60;
-/// With a ping every 30 s, a broker that says nothing for this long is not reached any more.
+/// Everything that we send is answered, and we are never silent for more than [`PING_AFTER`]: a broker that says nothing
+/// for this long is not reached any more.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Topic and header of the largest packet.
 const OVERHEAD_BYTES: usize = 1024;
@@ -48,15 +55,17 @@ pub(super) fn options(settings: &LinkSettings, transport: Transport) -> MqttOpti
     options
 }
 
+/// What is to be sent, and whether its receipt matters.
+pub(super) type Order = (Request, Option<Tag>);
+
 pub(super) struct Connection {
-    pub(super) eventloop: EventLoop,
-    pub(super) client: AsyncClient,
-    pub(super) unnumbered: Unnumbered,
+    pub(super) options: MqttOptions,
+    pub(super) orders: mpsc::Receiver<Order>,
     pub(super) url: MqttUrl,
     pub(super) filters: Vec<String>,
 }
 
-/// Packets that the client has numbered and the broker has not confirmed.
+/// Packets that have a number and no confirmation of the broker.
 type Numbered = Vec<(u16, Tag)>;
 
 impl Connection {
@@ -69,49 +78,74 @@ impl Connection {
     }
 
     async fn drive(&mut self, events: &mpsc::Sender<LinkEvent>) -> Result<(), LinkError> {
-        let mut network = self.eventloop.network_options();
-        network.set_connection_timeout(CONNECT_TIMEOUT_SECONDS).set_tcp_nodelay(true);
-        self.eventloop.set_network_options(network);
-
-        let mut numbered = Numbered::new();
-        let mut silent_after = Instant::now() + Duration::from_secs(CONNECT_TIMEOUT_SECONDS + 5);
         let mut waited = Duration::from_secs(CONNECT_TIMEOUT_SECONDS);
-        loop {
-            // The event loop is never dropped in the middle and used again: a time-out here ends the connection.
-            let event = match timeout_at(silent_after, self.eventloop.poll()).await {
-                Ok(Ok(event)) => event,
-                Ok(Err(error)) => return Err(LinkError::from_client(&self.url, error, waited)),
-                Err(_) => return Err(LinkError::Silent { url: self.url.clone(), waited }),
-            };
-            let said = match event {
-                Event::Outgoing(outgoing) => {
-                    self.note_outgoing(&outgoing, &mut numbered)?;
-                    None
-                }
-                Event::Incoming(incoming) => {
-                    silent_after = Instant::now() + SILENCE_TIMEOUT;
-                    waited = SILENCE_TIMEOUT;
-                    self.take_incoming(incoming, &mut numbered)?
-                }
-            };
-            if let Some(said) = said
-                && events.send(said).await.is_err()
-            {
-                return Ok(());
-            }
+        let mut silent_after = Instant::now() + waited + Duration::from_secs(5);
+        // Nothing goes through the queue that it has.
+        let mut client = EventLoop::new(self.options.clone(), 1);
+        let mut network = client.network_options();
+        network.set_connection_timeout(CONNECT_TIMEOUT_SECONDS).set_tcp_nodelay(true);
+        client.set_network_options(network);
+        match timeout_at(silent_after, client.poll()).await {
+            Ok(Ok(_welcome)) => {}
+            Ok(Err(error)) => return Err(LinkError::from_client(&self.url, error, waited)),
+            Err(_) => return Err(self.silent(waited)),
         }
-    }
-
-    fn note_outgoing(&self, outgoing: &Outgoing, numbered: &mut Numbered) -> Result<(), LinkError> {
-        match outgoing {
-            Outgoing::Publish(number) => {
-                let tag = self.unnumbered.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                numbered.extend(tag.map(|tag| (*number, tag)));
-                Ok(())
+        let filters =
+            self.filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
+        let mut next = Some((Request::Subscribe(Subscribe::new_many(filters)), None));
+        let mut numbered = Numbered::new();
+        let mut ping_at = Instant::now();
+        loop {
+            let mut tag = None;
+            let step = match next.take() {
+                Some((request, its_tag)) => {
+                    tag = its_tag;
+                    ping_at = Instant::now() + PING_AFTER;
+                    timeout_at(silent_after, send(&mut client, request)).await
+                }
+                None => {
+                    let step = wait(&mut client, &mut self.orders, ping_at);
+                    match timeout_at(silent_after, step).await {
+                        Ok(Ok(Happened::Ordered(Some(order)))) => {
+                            next = Some(order);
+                            continue;
+                        }
+                        // Nobody has this link any more.
+                        Ok(Ok(Happened::Ordered(None))) => return Ok(()),
+                        Ok(Ok(Happened::Heard)) => Ok(Ok(())),
+                        Ok(Err(error)) => Ok(Err(error)),
+                        Err(elapsed) => Err(elapsed),
+                    }
+                }
+            };
+            match step {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(LinkError::from_client(&self.url, error.into(), waited)),
+                Err(_) => return Err(self.silent(waited)),
             }
-            // The client would hold the packet back until an old one is confirmed, perhaps for ever.
-            Outgoing::AwaitAck(_) => Err(self.protocol("it leaves packets unconfirmed")),
-            _ => Ok(()),
+            while let Some(event) = client.state.events.pop_front() {
+                let said = match event {
+                    Event::Outgoing(Outgoing::Publish(number)) => {
+                        numbered.extend(tag.take().map(|tag| (number, tag)));
+                        None
+                    }
+                    // The packet would be held back until an old one is confirmed, perhaps for ever.
+                    Event::Outgoing(Outgoing::AwaitAck(_)) => {
+                        return Err(self.protocol("it leaves packets unconfirmed"));
+                    }
+                    Event::Outgoing(_) => None,
+                    Event::Incoming(incoming) => {
+                        waited = SILENCE_TIMEOUT;
+                        silent_after = Instant::now() + waited;
+                        self.take_incoming(incoming, &mut numbered)?
+                    }
+                };
+                if let Some(said) = said
+                    && events.send(said).await.is_err()
+                {
+                    return Ok(());
+                }
+            }
         }
     }
 
@@ -121,12 +155,6 @@ impl Connection {
         numbered: &mut Numbered,
     ) -> Result<Option<LinkEvent>, LinkError> {
         match incoming {
-            Incoming::ConnAck(_) => {
-                let filters =
-                    self.filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
-                self.client.try_subscribe_many(filters).map_err(|_| LinkError::Ended)?;
-                Ok(None)
-            }
             Incoming::SubAck(suback) => {
                 let refused =
                     suback.return_codes.iter().position(|code| *code == SubscribeReasonCode::Failure);
@@ -157,4 +185,43 @@ impl Connection {
     fn protocol(&self, problem: &str) -> LinkError {
         LinkError::Protocol { url: self.url.clone(), problem: problem.to_owned() }
     }
+
+    fn silent(&self, waited: Duration) -> LinkError {
+        LinkError::Silent { url: self.url.clone(), waited }
+    }
+}
+
+/// What has happened on a connection to which nothing was sent.
+enum Happened {
+    /// The broker has said something; the client's state has taken it in and answered.
+    Heard,
+    /// Something is to be sent. Nothing, if there is nobody any more who could say what.
+    Ordered(Option<Order>),
+}
+
+async fn wait(
+    client: &mut EventLoop,
+    orders: &mut mpsc::Receiver<Order>,
+    ping_at: Instant,
+) -> Result<Happened, StateError> {
+    let network = client.network.as_mut().ok_or(StateError::ConnectionAborted)?;
+    tokio::select! {
+        // Whatever is read is taken in before this waits again, and answers are short: nothing is lost if something
+        // else happens first.
+        read = network.readb(&mut client.state) => {
+            read?;
+            network.flush().await?;
+            Ok(Happened::Heard)
+        }
+        order = orders.recv() => Ok(Happened::Ordered(order)),
+        () = sleep_until(ping_at) => Ok(Happened::Ordered(Some((Request::PingReq(PingReq), None)))),
+    }
+}
+
+async fn send(client: &mut EventLoop, request: Request) -> Result<(), StateError> {
+    let network = client.network.as_mut().ok_or(StateError::ConnectionAborted)?;
+    if let Some(packet) = client.state.handle_outgoing_packet(request)? {
+        network.write(packet).await?;
+    }
+    network.flush().await
 }

@@ -66,6 +66,31 @@ async fn a_network_that_swallows_packets_is_noticed_within_90_s() {
     assert!(began.elapsed() <= Duration::from_secs(90), "{:?}", began.elapsed());
 }
 
+#[tokio::test(start_paused = true)]
+async fn only_a_link_that_has_said_nothing_else_pings() {
+    let (mut link, mut socket) = connect(&[&CONNACK, &SUBACK]).await;
+    assert!(matches!(link.event().await, LinkEvent::Up));
+    let mut buffer = [0; 4096];
+    let mut last = Instant::now();
+    for publishes in [false, true, false] {
+        if publishes {
+            tokio::time::sleep(Duration::from_secs(25)).await;
+            assert!(link.publish(Tag::Presence, Uplink::Presence, vec![1]));
+            assert!(socket.read(&mut buffer).await.unwrap() > 0);
+            assert_eq!(buffer[0], 0x33, "a retained publish, and no ping before it");
+            socket.write_all(&[0x40, 2, 0, 2]).await.unwrap();
+            assert!(matches!(link.event().await, LinkEvent::Receipt(Tag::Presence)));
+            last = Instant::now();
+        }
+        assert_eq!(socket.read(&mut buffer).await.unwrap(), 2);
+        assert_eq!(buffer[0], 0xc0, "a ping");
+        let silence = last.elapsed().as_secs_f32();
+        assert!((30.0..45.0).contains(&silence), "within the time that the broker allows: {silence} s");
+        socket.write_all(&[0xd0, 0]).await.unwrap();
+        last = Instant::now();
+    }
+}
+
 #[tokio::test]
 async fn a_filter_that_is_refused_ends_the_link_and_is_named() {
     let refused = [0x90, 6, 0, 1, 1, 1, 0x80, 1];

@@ -19,12 +19,13 @@ use crate::connect::ConnectError;
 use crate::kernel::Kernel;
 use crate::link::{Link, LinkError, LinkEvent, LinkSettings, Tag};
 use crate::lock::LockError;
-use crate::metrics::Metrics;
 use crate::service_manager::ServiceManager;
 use crate::status::StatusFile;
 
 /// CPU use is measured over the time before a heartbeat; the first one waits for a little of it.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
+/// A look at the machine that is overdue by this hangs, on a disk most likely.
+const HANGS_AFTER: Duration = Duration::from_secs(6);
 /// How long a goodbye may take; systemd waits longer.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -38,8 +39,6 @@ pub(super) struct Agent {
     /// Whether the server has answered on this connection.
     pub(super) answered: bool,
     pub(super) app: Option<AppStatus>,
-    /// When that was seen.
-    pub(super) app_seen_at: Option<Duration>,
     pub(super) commands: Commands,
     pub(super) effects: Effects,
     /// What time it really is.
@@ -60,9 +59,10 @@ pub(super) struct Agent {
     pub(super) token_trial: Trial,
     pub(super) probe: Probe,
     pub(super) origin: Instant,
+    /// When the next measurements are expected, and a heartbeat with them.
     pub(super) next_heartbeat: Duration,
-    /// Whether the last request for measurements was not taken.
-    metrics_hang: bool,
+    /// Whether the last heartbeat had to go without measurements.
+    pub(super) metrics_hang: bool,
     /// What kept the last record from being kept, so that the log says it once.
     trouble: Option<String>,
     /// Server's clock minus ours, milliseconds, when it last said so.
@@ -95,7 +95,6 @@ impl Agent {
             session: Session::new(),
             answered: false,
             app: None,
-            app_seen_at: None,
             commands: Commands::default(),
             effects: Effects::new(),
             clock: TrustedClock::default(),
@@ -113,6 +112,7 @@ impl Agent {
             trouble: None,
             clock_offset_ms: None,
         };
+        agent.probe.look_at_machine_every(agent.interval(), FIRST_HEARTBEAT);
         crate::service_manager::set_debug(agent.config.debug);
         tracing::info!(
             org = %agent.config.org,
@@ -131,7 +131,7 @@ impl Agent {
         loop {
             self.do_what_is_due().await;
             // Only from here: a loop that hangs must not feed it.
-            self.service.watchdog();
+            self.service.watchdog(self.now());
             let wake = self.origin + self.wake_at();
             let listens = !self.is_crowded();
             let happening = tokio::select! {
@@ -146,7 +146,7 @@ impl Agent {
                 Happening::Time => {}
                 Happening::Session(Happened::Asked(answer)) => self.asked(answer),
                 Happening::Session(Happened::Link(event)) => self.link_event(event).await,
-                Happening::Seen(Seen::Machine(metrics)) => self.heartbeat(&metrics).await,
+                Happening::Seen(Seen::Machine(metrics)) => self.measured(&metrics).await,
                 Happening::Seen(Seen::App(app, answers)) => self.app_seen(*app, answers).await,
                 Happening::Done(done) => self.effect_done(done).await,
             }
@@ -167,13 +167,17 @@ impl Agent {
         self.origin.elapsed()
     }
 
+    pub(super) fn interval(&self) -> Duration {
+        Duration::from_secs(u64::from(self.config.heartbeat_interval_seconds))
+    }
+
     fn wake_at(&self) -> Duration {
         let store = self.folder.store.as_ref();
         let uplink = store.and_then(|store| store.uplink.wake_at());
         let folder = store.is_none().then_some(self.folder.retry_at);
         // Without a state there is nothing to connect with.
         let session = store.and_then(|_| self.session.wake_at());
-        let watchdog = self.service.watchdog_interval().map(|interval| self.now() + interval);
+        let watchdog = self.service.watchdog_at();
         let due = [
             uplink,
             folder,
@@ -185,7 +189,7 @@ impl Agent {
         ]
         .into_iter()
         .flatten();
-        due.chain([self.next_heartbeat, self.report_at()]).min().unwrap_or(Duration::ZERO)
+        due.chain([self.next_heartbeat + HANGS_AFTER, self.report_at()]).min().unwrap_or(Duration::ZERO)
     }
 
     async fn do_what_is_due(&mut self) {
@@ -194,23 +198,9 @@ impl Agent {
             // What went wrong has been reported.
             let _ = self.open_folder().await;
         }
-        if now >= self.next_heartbeat {
-            let interval = Duration::from_secs(u64::from(self.config.heartbeat_interval_seconds));
-            self.next_heartbeat += interval;
-            if self.next_heartbeat <= now {
-                // The loop was held up: one heartbeat is enough for all that were missed.
-                self.next_heartbeat = now + interval;
-            }
-            let hangs = !self.probe.ask_machine();
-            if hangs {
-                self.heartbeat(&Metrics::default()).await;
-            }
-            if hangs != std::mem::replace(&mut self.metrics_hang, hangs) {
-                tracing::warn!(
-                    hangs,
-                    "the measurements of this machine hang or work again; a disk is the usual reason"
-                );
-            }
+        if now >= self.next_heartbeat + HANGS_AFTER {
+            self.next_heartbeat = now + self.interval();
+            self.metrics_are_missing().await;
         }
         if self.folder.store.is_some() {
             self.turn_token_trial().await;

@@ -254,6 +254,9 @@ impl Agent {
 
     /// The open commands, for people.
     pub(super) fn open_commands(&mut self) -> Vec<OpenCommand> {
+        if self.commands.is_idle() {
+            return Vec::new();
+        }
         self.with_facts(|commands, facts| commands.describe(facts)).unwrap_or_default()
     }
 
@@ -271,8 +274,7 @@ impl Agent {
         if self.kernel.clock_is_synchronized() {
             self.clock.ntp_has_set(ts_ms, now.boottime_ms);
         }
-        let seen_for = self.app_seen_at.map(|at| self.origin.elapsed().saturating_sub(at));
-        let app = match (&self.app, seen_for) {
+        let app = match (&self.app, self.probe.app_looked_for()) {
             (Some(app), Some(ago)) if ago < APP_SEEN_COUNTS => (app.liveness, app.because.as_str()),
             (Some(_), _) => (Liveness::Unknown, "looking at the application takes too long"),
             (None, _) => (Liveness::Unknown, "the application has not been looked at yet"),

@@ -62,10 +62,12 @@ pub fn run(config: Config) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(|source| RunError::System { operation: "start the event loop", source })?;
-    let outcome = runtime.block_on(main(config, kernel));
+    // As a task it is woken without a detour through the kernel by what runs beside it on the same thread.
+    let outcome = runtime.block_on(async { tokio::spawn(main(config, kernel)).await });
     // A thread that asks a server, or a hanging disk, does not hold up the end.
     runtime.shutdown_background();
-    outcome
+    // Nobody cancels it.
+    outcome.unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()))
 }
 
 async fn main(config: Config, kernel: Kernel) -> Result<(), RunError> {
@@ -75,9 +77,9 @@ async fn main(config: Config, kernel: Kernel) -> Result<(), RunError> {
         tracing::warn!("{warning}");
     }
     let mut agent = Agent::start(config, kernel, service).await?;
-    service.ready();
+    agent.service.ready();
     agent.turn_until(&mut stop).await;
-    service.stopping();
+    agent.service.stopping();
     agent.stop().await;
     Ok(())
 }

@@ -7,9 +7,12 @@ use super::{Agent, messages};
 use crate::command::OpenCommand;
 use crate::status::{AppSummary, Connection, Status, StatusFile};
 
-/// Written at least this often, and at most once in [`QUICKEST`] when something has changed.
-const REGULAR: Duration = Duration::from_secs(10);
+/// Written at most this often, when something has changed.
 const QUICKEST: Duration = Duration::from_secs(1);
+/// After a heartbeat the server's word about it is waited for, so that one writing tells both.
+const WORD_OF_SERVER: Duration = Duration::from_secs(3);
+/// Written at least this often, should somebody have taken the file away.
+const REGULAR: Duration = Duration::from_secs(300);
 
 /// Keeps what the event loop tells, and writes it.
 #[derive(Debug)]
@@ -20,8 +23,10 @@ pub(super) struct Reporter {
     since_ms: i64,
     last_error: Option<(String, i64)>,
     pub(super) last_ack_at_ms: Option<i64>,
-    pub(super) last_heartbeat_at_ms: Option<i64>,
+    last_heartbeat_at_ms: Option<i64>,
     changed: bool,
+    /// What has changed besides may wait until then.
+    at_the_latest: Option<Duration>,
     written_at: Option<Duration>,
     told_systemd: String,
 }
@@ -37,6 +42,7 @@ impl Reporter {
             last_ack_at_ms: None,
             last_heartbeat_at_ms: None,
             changed: true,
+            at_the_latest: None,
             written_at: None,
             told_systemd: String::new(),
         }
@@ -55,9 +61,20 @@ impl Reporter {
         self.changed = true;
     }
 
+    /// A heartbeat was recorded at `ts_ms`.
+    pub(super) fn heartbeat(&mut self, ts_ms: i64, now: Duration) {
+        self.last_heartbeat_at_ms = Some(ts_ms);
+        self.at_the_latest.get_or_insert(now + WORD_OF_SERVER);
+    }
+
     fn due_at(&self) -> Duration {
-        let wait = if self.changed { QUICKEST } else { REGULAR };
-        self.written_at.map_or(Duration::ZERO, |at| at + wait)
+        let Some(at) = self.written_at else { return Duration::ZERO };
+        let soonest = at + QUICKEST;
+        match self.at_the_latest {
+            _ if self.changed => soonest,
+            Some(latest) => latest.max(soonest),
+            None => at + REGULAR,
+        }
     }
 }
 
@@ -80,6 +97,7 @@ impl Agent {
             return;
         }
         self.reporter.changed = false;
+        self.reporter.at_the_latest = None;
         self.reporter.written_at = Some(now);
         let open_commands = self.open_commands();
         let status = self.status(now, wall_ms, open_commands);

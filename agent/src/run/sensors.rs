@@ -8,7 +8,6 @@ use crate::record::Record;
 
 impl Agent {
     pub(super) async fn app_seen(&mut self, app: AppStatus, answers: Option<u64>) {
-        self.app_seen_at = Some(self.now());
         let ts = self.kernel.wall_ms();
         let live = app.liveness.as_option();
         let before = self.app.as_ref().and_then(|app| app.liveness.as_option());
@@ -20,16 +19,9 @@ impl Agent {
             self.commands.looked(self.moment());
             self.turn_commands().await;
         }
-        let Some(store) = &mut self.folder.store else { return };
-        let active = self.app.as_ref().map(|app| app.answer.active_inputs.as_slice()).unwrap_or_default();
-        let new = messages::new_inputs(active, &store.inputs);
-        let birth_changed = version_changed || !new.is_empty();
-        let added = if new.is_empty() { Ok(()) } else { store.add_inputs(new).await };
-        if birth_changed {
+        self.note_inputs().await;
+        if let (Some(store), true) = (&mut self.folder.store, version_changed) {
             store.uplink.birth_has_changed();
-        }
-        if let Err(error) = added {
-            self.store_failed(&error);
         }
         let (Some(store), Some(event)) = (&mut self.folder.store, messages::show_event(before, live, ts))
         else {
@@ -39,7 +31,45 @@ impl Agent {
         self.kept(kept);
     }
 
-    pub(super) async fn heartbeat(&mut self, metrics: &Metrics) {
+    /// Gives the inputs in use that have no number yet the next ones. What cannot be stored is tried again with the next
+    /// heartbeat.
+    async fn note_inputs(&mut self) {
+        let (Some(store), Some(app)) = (&mut self.folder.store, &self.app) else { return };
+        let new = messages::new_inputs(&app.answer.active_inputs, &store.inputs);
+        if new.is_empty() {
+            return;
+        }
+        let added = store.add_inputs(new).await;
+        store.uplink.birth_has_changed();
+        if let Err(error) = added {
+            self.store_failed(&error);
+        }
+    }
+
+    /// The machine was looked at.
+    pub(super) async fn measured(&mut self, metrics: &Metrics) {
+        let (now, interval) = (self.now(), self.interval());
+        let expected = std::mem::replace(&mut self.next_heartbeat, now + interval);
+        if std::mem::take(&mut self.metrics_hang) {
+            tracing::warn!("the measurements of this machine work again");
+            // The heartbeat that they were meant for went without them a moment ago.
+            if expected > now + interval / 2 {
+                return;
+            }
+        }
+        self.heartbeat(metrics).await;
+    }
+
+    /// The machine should have been looked at by now.
+    pub(super) async fn metrics_are_missing(&mut self) {
+        if !std::mem::replace(&mut self.metrics_hang, true) {
+            tracing::warn!("the measurements of this machine hang; a disk is the usual reason");
+        }
+        self.heartbeat(&Metrics::default()).await;
+    }
+
+    async fn heartbeat(&mut self, metrics: &Metrics) {
+        self.note_inputs().await;
         let ts = self.kernel.wall_ms();
         let Some(store) = &mut self.folder.store else { return };
         let depth = store.uplink.outbox().depth();
@@ -53,8 +83,7 @@ impl Agent {
         );
         let kept = store.keep(Record::Heartbeat(heartbeat), ts).await;
         if kept.is_ok() {
-            self.reporter.last_heartbeat_at_ms = Some(ts);
-            self.reporter.touch();
+            self.reporter.heartbeat(ts, self.now());
         }
         self.kept(kept);
     }

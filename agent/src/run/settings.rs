@@ -1,7 +1,5 @@
 //! A config that changes while the agent runs.
 
-use std::time::Duration;
-
 use super::agent::Agent;
 use super::probe::Probe;
 use crate::config::Config;
@@ -23,15 +21,20 @@ impl Agent {
         if config.application() != self.config.application() {
             match Probe::start(&config, &self.kernel) {
                 // What was seen was said by somebody else, or of another folder.
-                Ok(probe) => (self.probe, self.app, self.fresh_look) = (probe, None, None),
+                Ok(probe) => {
+                    let first = self.next_heartbeat.saturating_sub(self.now());
+                    probe.look_at_machine_every(self.interval(), first);
+                    (self.probe, self.app, self.fresh_look) = (probe, None, None);
+                }
                 Err(error) => tracing::error!(%error, "the application is watched as before: no thread"),
             }
         }
         let interval_changed = config.heartbeat_interval_seconds != self.config.heartbeat_interval_seconds;
         self.config = config;
         if interval_changed {
-            let interval = Duration::from_secs(u64::from(self.config.heartbeat_interval_seconds));
-            self.next_heartbeat = self.next_heartbeat.min(self.now() + interval);
+            let first = self.next_heartbeat.saturating_sub(self.now()).min(self.interval());
+            self.next_heartbeat = self.now() + first;
+            self.probe.look_at_machine_every(self.interval(), first);
             // The birth says it too.
             if let Some(store) = &mut self.folder.store {
                 store.uplink.birth_has_changed();

@@ -7,7 +7,7 @@ use protocol::codec::{self, limit};
 use protocol::command::CommandState;
 use protocol::id::CommandId;
 use protocol::message::{Command, CommandReport};
-use rusqlite::{OptionalExtension, Row, Transaction, named_params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use uuid::Uuid;
 
 use super::{State, StateError, journal_high, write_change};
@@ -128,7 +128,7 @@ impl State {
     }
 }
 
-fn next_number(transaction: &Transaction<'_>) -> rusqlite::Result<u64> {
+fn next_number(transaction: &Connection) -> rusqlite::Result<u64> {
     transaction.query_row(
         "UPDATE meta SET journal_number = journal_number + 1 RETURNING journal_number",
         [],
@@ -182,7 +182,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Entry> {
 
 /// Forgets entries that have ended and are past their time, the oldest if there are far too many, and old results. Open
 /// commands are never forgotten.
-fn prune(transaction: &Transaction<'_>, trusted_ms: Option<i64>) -> rusqlite::Result<()> {
+fn prune(transaction: &Connection, trusted_ms: Option<i64>) -> rusqlite::Result<()> {
     let ended = format!("NOT ({IS_OPEN})");
     // The number of the newest entry that is one too many; none if there are fewer.
     let beyond = "(SELECT number FROM journal ORDER BY number DESC LIMIT 1 OFFSET ?1)";

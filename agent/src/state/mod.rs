@@ -33,7 +33,7 @@ use std::path::PathBuf;
 use protocol::codec::{self, limit};
 use protocol::id::StateId;
 use protocol::ranges::RangeSet;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension};
 
 pub use desired::Kept;
 pub use error::{Damage, StateError};
@@ -201,13 +201,18 @@ impl State {
     fn transaction<T>(
         &mut self,
         operation: &'static str,
-        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StateError> {
+        // Statements that every heartbeat needs stay prepared: the compiler of SQL is larger than all that they do.
+        let cached = |sql| self.connection.prepare_cached(sql)?.execute([]);
         let run = || {
-            let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let done = work(&transaction)?;
-            transaction.commit()?;
-            Ok(done)
+            cached("BEGIN IMMEDIATE")?;
+            let done = work(&self.connection).and_then(|done| cached("COMMIT").map(|_| done));
+            if done.is_err() && !self.connection.is_autocommit() {
+                // What it cannot undo now it undoes when the database is opened again.
+                let _ = cached("ROLLBACK");
+            }
+            done
         };
         run().map_err(|source| StateError::database(operation, &self.path, source))
     }
@@ -232,7 +237,7 @@ impl State {
     }
 }
 
-fn write_change(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
+fn write_change(transaction: &Connection, change: &Change) -> rusqlite::Result<()> {
     let mut delete = transaction.prepare_cached("DELETE FROM outbox WHERE seq = ?1")?;
     for &seq in &change.delete {
         delete.execute([seq])?;
@@ -242,11 +247,12 @@ fn write_change(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Res
     for row in &change.insert {
         insert.execute((row.seq, row.kind.number(), &row.body))?;
     }
-    transaction.execute("UPDATE meta SET next_seq = max(next_seq, ?1)", [change.next_seq])?;
-    if let Some(committed) = &change.committed {
-        let bytes = codec::encode_packed(committed)
-            .map_err(|source| rusqlite::Error::ToSqlConversionFailure(Box::new(source)))?;
-        transaction.execute("UPDATE meta SET committed = ?1", [bytes])?;
-    }
+    let committed = change.committed.as_ref().map(codec::encode_packed).transpose();
+    let committed = committed.map_err(|source| rusqlite::Error::ToSqlConversionFailure(Box::new(source)))?;
+    transaction
+        .prepare_cached(
+            "UPDATE meta SET next_seq = max(next_seq, ?1), committed = coalesce(?2, committed) WHERE only_row = 1",
+        )?
+        .execute((change.next_seq, committed))?;
     Ok(())
 }

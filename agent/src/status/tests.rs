@@ -106,5 +106,29 @@ fn a_status_file_is_replaced_whole_and_survives_json() {
     file.write(&status()).unwrap();
     file.write(&Status { outbox_depth: 7, ..status() }).unwrap();
     assert_eq!(read(file.path()).unwrap().outbox_depth, 7);
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "the two that take turns");
+}
+
+#[test]
+fn whoever_reads_the_file_gets_a_whole_one_whatever_was_written_before_and_is_written_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = StatusFile { path: folder.path().join(STATUS_FILE) };
+    let with = |error: &str| Status { last_error: Some(error.to_owned()), ..status() };
+    let (short, long) = (with(""), with(&"long ".repeat(2000)));
+    file.write(&short).unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for status in [&long, &short, &short, &long].iter().cycle().take(200) {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                file.write(status).unwrap();
+                assert_eq!(read(file.path()).as_ref(), Some(*status));
+            }
+        });
+        while !writer.is_finished() {
+            let found = read(file.path()).expect("a whole status");
+            assert!(found == short || found == long);
+        }
+    });
+    file.remove();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
