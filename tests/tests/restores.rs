@@ -209,3 +209,36 @@ fn a_device_that_was_registered_since_enrols_again_and_obeys() {
     api.wait_for_command(&id, &["completed"], SOON);
     assert_eq!(machine.effects(), ["restart r58-api"]);
 }
+
+#[test]
+fn a_partner_that_runs_what_the_backup_does_not_know_is_not_joined_by_another() {
+    let mut server = Server::start();
+    let machines: [Machine; 2] = std::array::from_fn(|_| Machine::new());
+    let mut agents = ["left", "right"].into_iter().zip(&machines).map(|(name, m)| m.agent(&server, name));
+    let mut agents: [Agent; 2] = std::array::from_fn(|_| agents.next().unwrap());
+    let api = server.api();
+    for (agent, name) in agents.iter_mut().zip(["left", "right"]) {
+        let (status, answer) = api.patch(&format!("/devices/{name}"), &json!({"redundancy_group": "pair"}));
+        assert_eq!(status, 200, "{answer}");
+        agent.start();
+        is_online(&api, name);
+    }
+    let file = back_up(&server);
+    // It has the lease, and runs until it is told.
+    let go_on = machines[0].path("go-on");
+    machines[0].script("waits", &format!("until [ -e '{}' ]; do sleep 0.1; done", go_on.display()));
+    let forgotten = api.command("left", &json!({"type": "custom", "payload": {"script": "waits"}}));
+    api.wait_for_command(&forgotten, &["running"], SOON);
+    restore(&mut server, &file);
+    let api = server.api();
+    assert_eq!(api.try_get(&format!("/commands/{forgotten}")).0, 404);
+    ["left", "right"].iter().for_each(|name| is_online(&api, name));
+    let id = api.command("right", &restart());
+    let held = api.wait_for_command(&id, &["held", "completed"], SOON);
+    assert!(held["held_reason"].as_str().is_some_and(|why| why.starts_with("awaiting_lease")), "{held:#}");
+    std::thread::sleep(Duration::from_secs(15));
+    assert_eq!((machines[0].effects().len(), machines[1].count("restart")), (1, 0));
+    std::fs::write(go_on, "").unwrap();
+    api.wait_for_command(&id, &["completed"], 3 * SOON);
+    assert_eq!(machines[1].effects(), ["restart r58-api"]);
+}

@@ -41,10 +41,12 @@ bugs! {
     found_a_probe_that_always_says_not_done: ProbeSaysNotDone;
     found_a_lease_that_is_given_twice: LeaseTwice;
     found_a_restored_server_that_asks_nobody: QueryFirstForgotten;
+    found_a_restored_server_that_gives_leases: RestoreGivesLease;
     found_an_end_that_is_overwritten: EndOverwritten;
     found_a_look_at_the_application_that_is_not_taken: StaleLook;
     found_an_older_copy_that_goes_on_under_its_name: OldCopyUnnoticed;
     found_a_go_without_a_lease: LeaseNotWritten;
     found_a_command_that_is_said_before_sent_is_committed: SentBeforeCommit;
     found_a_record_that_is_thinned_silently: ThinnedSilently;
+    found_records_that_are_sent_before_the_disk_has_it: ReleaseNotWritten;
 }

@@ -73,7 +73,7 @@ impl Device {
             rows.iter().map(|row| (row.seq, row.kind, u32::try_from(row.body.len()).unwrap())).collect();
         let voids =
             rows.iter().filter(|row| row.kind == Kind::Void).map(|row| (row.seq, named(row))).collect();
-        let loaded = Loaded { next_seq, records, voids, ..Loaded::default() };
+        let loaded = Loaded { next_seq, released: next_seq, records, voids, ..Loaded::default() };
         Self {
             uplink: Uplink::new(Outbox::load(loaded, budget_bytes)),
             disk: rows.into_iter().map(|row| (row.seq, row)).collect(),
@@ -95,7 +95,7 @@ impl Device {
 
     /// Keeps a heartbeat; tells whether others had to go for it.
     fn keep(&mut self, body: Vec<u8>) -> bool {
-        let change = self.uplink.outbox().plan(Kind::Heartbeat, body, NOW).unwrap();
+        let change = self.uplink.plan(Kind::Heartbeat, body, NOW).unwrap();
         for seq in &change.delete {
             self.disk.remove(seq).unwrap();
         }
@@ -182,6 +182,7 @@ fn drain(device: &mut Device, server: &mut Server, mut line: impl FnMut(Vec<Pack
                     device.uplink.receipt(id, now);
                     packets.push((kind, seqs));
                 }
+                Action::Release(below) => device.uplink.released(below),
                 other => panic!("{other:?}"),
             }
         }

@@ -10,12 +10,14 @@ use super::show_mode::Facts;
 use super::work::Work;
 use super::{Commands, Entry, MOST_OPEN, Words, Write};
 
+const UNRECOGNISED: &str = "the server has not recognised this state yet; it says so again";
+
 /// What to do about it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Heard {
     /// Commit this.
     Write(Box<Write>),
-    /// A new command in order: check it against this device, then commit [`accepted`] or [`refused`].
+    /// A new command in order: check it against this device, then commit [`accepted`] or [`Commands::refused`].
     Check(Box<Command>, Payload),
     /// Say once more what was said of it last, if the server does not have that yet or asks for it.
     Repeat,
@@ -50,6 +52,11 @@ impl Commands {
                 None => self.run(*command, for_this_state, facts),
             },
             _ if !for_this_state => Heard::Nothing("it is for an earlier state of this device"),
+            DeviceAction::Cancel(_)
+                if self.may_be_older_copy(facts) && known.is_none_or(Entry::is_waiting) =>
+            {
+                Heard::Nothing(UNRECOGNISED)
+            }
             DeviceAction::Cancel(id) => match known {
                 None => write(unknown(id, CommandState::Cancelled, Words::default(), facts)),
                 Some(entry) if entry.is_waiting() => {
@@ -96,8 +103,18 @@ impl Commands {
         }
         match self.check(&command, for_this_state) {
             Ok(payload) => Heard::Check(Box::new(command), payload),
-            Err(reason) => write(refused(command, reason, facts)),
+            Err(reason) if !for_this_state => write(rejected(command, reason, facts)),
+            Err(reason) => match self.refused(command, reason, facts) {
+                Some(refused) => write(refused),
+                None => Heard::Nothing(UNRECOGNISED),
+            },
         }
+    }
+
+    /// The change that rejects a command; none while it may have run after this copy of the state was made.
+    #[must_use]
+    pub fn refused(&self, command: Command, reason: String, facts: &Facts<'_>) -> Option<Write> {
+        (!self.may_be_older_copy(facts)).then(|| rejected(command, reason, facts))
     }
 
     fn check(&self, command: &Command, for_this_state: bool) -> Result<Payload, String> {
@@ -131,9 +148,7 @@ pub fn accepted(command: Command, disruptive: bool, delay_ms: u64, facts: &Facts
     entry.moved(CommandState::Acked, Words::default(), facts.ts_ms)
 }
 
-/// The change that rejects a command.
-#[must_use]
-pub fn refused(command: Command, reason: String, facts: &Facts<'_>) -> Write {
+fn rejected(command: Command, reason: String, facts: &Facts<'_>) -> Write {
     Entry::of(command, facts.now).moved(CommandState::Rejected, Words::reason(reason), facts.ts_ms)
 }
 

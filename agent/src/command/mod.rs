@@ -12,7 +12,8 @@
 //!   with a fresh look at the application immediately before.
 //! - A command that is held holds back no other.
 //! - After a start nothing begins before a server has recognised the state: the whole folder may be an older copy, from
-//!   before an effect, or even from before its command, which the server then says again.
+//!   before an effect, or even from before its command, which the server then says again. For the same reason nothing is
+//!   said to end without its effect before then.
 
 pub mod clock;
 mod entry;
@@ -31,7 +32,7 @@ use protocol::id::CommandId;
 use serde::{Deserialize, Serialize};
 
 pub use entry::{Entry, Moment, Words, Write};
-pub use hear::{Heard, accepted, id_of, refused};
+pub use hear::{Heard, accepted, id_of};
 pub use show_mode::{Facts, Hold, Wanted};
 pub use work::{End, Probe};
 
@@ -165,6 +166,11 @@ impl Commands {
     pub fn poll(&mut self, facts: &Facts<'_>) -> Option<Step> {
         self.unrecognised &= !facts.connected;
         self.advance(facts).or_else(|| self.find_out(facts)).or_else(|| self.next(facts))
+    }
+
+    /// Whether what this state says of its commands may be untrue: it may be a copy from before their effects.
+    fn may_be_older_copy(&self, facts: &Facts<'_>) -> bool {
+        self.unrecognised && !facts.connected
     }
 
     /// The open commands for people, those that run first.

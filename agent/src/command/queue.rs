@@ -18,7 +18,9 @@ impl Commands {
         waiting.sort_by_key(|entry| entry.command.as_ref().map(|c| (c.priority, c.created_at)));
         let mut chosen: Option<(CommandId, Lane)> = None;
         for entry in waiting {
-            if let Some(write) = ended_by_itself(entry, facts) {
+            if !self.unrecognised
+                && let Some(write) = ended_by_itself(entry, facts)
+            {
                 return Some(Step::Write(Box::new(write)));
             }
             if entry.delay_left_ms(facts.now).is_some() || self.unrecognised {

@@ -3,6 +3,8 @@
 //!
 //! Invariants:
 //! - Entries are in ascending order of their numbers, and every number is below `next_seq`.
+//! - Only a record below `released` is ever handed to a link, and the database has committed that number before. So an
+//!   acknowledgement of any other one is of records that this database has not sent: it is an older copy of another.
 //! - A record that the server has not committed leaves the outbox only by being thinned (heartbeats and logs) or as
 //!   poison, and then a `void` record names it, in the same transaction.
 //! - The cost of all entries stays within the budget; only command reports may go a little beyond it.
@@ -34,20 +36,12 @@ pub(crate) const STAMP_BYTES: usize = 12;
 /// What the server, and the link, are known to have of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Made by this process and never handed to a link: nobody else can know of it.
-    Fresh,
-    /// To be sent; may have been sent before.
+    /// To be sent, once it is released; may have been sent before.
     Pending,
     /// Handed to the link, not acknowledged by the server.
     Sent,
     /// Committed by the server.
     Acked,
-}
-
-impl Standing {
-    const fn is_waiting(self) -> bool {
-        matches!(self, Self::Fresh | Self::Pending)
-    }
 }
 
 /// One record of the index.
@@ -88,6 +82,8 @@ pub struct Change {
     pub next_seq: u64,
     /// What the server has committed, if that is to be stored too.
     pub committed: Option<RangeSet>,
+    /// Below which number records may be handed to a link from now on, if that is to be stored too.
+    pub released: Option<u64>,
     /// What the index notes besides; of no concern to the database.
     pub(crate) notes: Notes,
 }
@@ -108,6 +104,8 @@ pub struct Loaded {
     pub next_seq: u64,
     /// What the server had committed when that was last stored.
     pub committed: RangeSet,
+    /// Below which number records may have been handed to a link.
+    pub released: u64,
     /// Number, kind and body length of every record, ascending.
     pub records: Vec<(u64, Kind, u32)>,
     /// Every `void` record with the numbers that it names.
@@ -119,8 +117,8 @@ pub struct Loaded {
 pub enum Verdict {
     /// It fits what was sent.
     Fits,
-    /// It covers numbers that this database has not given out, or not sent: the database is an older copy, or somebody
-    /// else has one too. A new state id is due.
+    /// It covers numbers that were not released: the database is an older copy, or somebody else has one too. A new
+    /// state id is due.
     NotOurs,
 }
 
@@ -131,6 +129,7 @@ pub struct Outbox {
     next_seq: u64,
     committed: RangeSet,
     committed_is_stored: bool,
+    released: u64,
     budget_bytes: u64,
     cost_bytes: u64,
     /// Entries before this position are acknowledged or sent: where the search for the oldest waiting one begins.
@@ -151,6 +150,7 @@ impl Outbox {
             next_seq: loaded.next_seq,
             committed: RangeSet::new(),
             committed_is_stored: true,
+            released: loaded.released,
             budget_bytes,
             cost_bytes: 0,
             waiting_from: 0,
@@ -185,6 +185,12 @@ impl Outbox {
     #[must_use]
     pub fn committed(&self) -> &RangeSet {
         &self.committed
+    }
+
+    /// Whether there are records that may not be sent yet, since nothing on the disk says that they may have been.
+    #[must_use]
+    pub fn has_unreleased(&self) -> bool {
+        self.entries.back().is_some_and(|entry| entry.seq >= self.released)
     }
 
     /// Records that the server has not committed.
@@ -250,9 +256,12 @@ impl Outbox {
         for row in &change.insert {
             // A body is limited to 256 KiB.
             let body_bytes = u32::try_from(row.body.len()).unwrap_or(u32::MAX);
-            self.push(Entry { seq: row.seq, body_bytes, kind: row.kind, standing: Standing::Fresh });
+            self.push(Entry { seq: row.seq, body_bytes, kind: row.kind, standing: Standing::Pending });
         }
         self.next_seq = self.next_seq.max(change.next_seq);
+        if let Some(released) = change.released {
+            self.release(released);
+        }
         for (window, voided) in &change.notes.voided {
             voided.iter().for_each(|(seq, gone)| self.place_void(*seq, gone));
             self.voids.insert(*window, voided.clone());
@@ -265,13 +274,18 @@ impl Outbox {
         }
     }
 
+    /// The database has committed that records below this number may be handed to a link.
+    pub fn release(&mut self, below: u64) {
+        let held_back_from = self.entries.partition_point(|entry| entry.seq < self.released);
+        self.waiting_from = self.waiting_from.min(held_back_from);
+        self.released = self.released.max(below);
+    }
+
     /// Whether `ranges` can be an acknowledgement of this database's records.
     #[must_use]
     pub fn judge(&self, ranges: &RangeSet) -> Verdict {
-        let beyond = ranges.max().is_some_and(|max| max >= self.next_seq);
-        let unsent = |entry: &Entry| entry.standing == Standing::Fresh && ranges.contains(entry.seq);
-        // Fresh records are the newest ones mostly; the search ends at the first.
-        if beyond || self.entries.iter().rev().any(unsent) { Verdict::NotOurs } else { Verdict::Fits }
+        let is_foreign = ranges.max().is_some_and(|max| max >= self.released);
+        if is_foreign { Verdict::NotOurs } else { Verdict::Fits }
     }
 
     /// Takes in the whole set of what the server has committed. Records that it no longer covers wait again.
@@ -296,6 +310,11 @@ impl Outbox {
         void::forget_committed(&mut self.voids, ranges);
         self.committed = ranges.clone();
         self.committed_is_stored = false;
+    }
+
+    /// To be sent, and it may be.
+    fn is_waiting(&self, entry: &Entry) -> bool {
+        entry.standing == Standing::Pending && entry.seq < self.released
     }
 
     fn place_void(&mut self, seq: u64, gone: &RangeSet) {

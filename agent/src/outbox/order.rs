@@ -16,14 +16,14 @@ impl Outbox {
     /// `room_bytes` if more than one.
     #[must_use]
     pub fn next_to_send(&mut self, room_bytes: usize) -> (Kind, Vec<u64>) {
-        while self.entries.get(self.waiting_from).is_some_and(|entry| !entry.standing.is_waiting()) {
+        while self.entries.get(self.waiting_from).is_some_and(|entry| !self.is_waiting(entry)) {
             self.waiting_from += 1;
         }
         if let Some(first) = self.first_waiting(self.waiting_from, |kind| kind == Kind::Report) {
             return (Kind::Report, self.batch_from(first, u64::MAX, room_bytes));
         }
         let newest = self.entries.iter().rev().find(|entry| entry.kind == Kind::Heartbeat);
-        if let Some(newest) = newest.filter(|entry| entry.standing.is_waiting()) {
+        if let Some(newest) = newest.filter(|entry| self.is_waiting(entry)) {
             return (Kind::Heartbeat, vec![newest.seq]);
         }
         let record = self.first_waiting(self.waiting_from, |kind| kind != Kind::Void);
@@ -45,7 +45,7 @@ impl Outbox {
 
     /// Notes that these were handed to the link.
     pub fn mark_sent(&mut self, seqs: &[u64]) {
-        self.mark(seqs, |standing| if standing.is_waiting() { Standing::Sent } else { standing });
+        self.mark(seqs, |standing| if standing == Standing::Pending { Standing::Sent } else { standing });
     }
 
     /// These must be sent again, unless they have been acknowledged.
@@ -63,14 +63,13 @@ impl Outbox {
     }
 
     fn first_waiting(&self, from: usize, of_kind: impl Fn(Kind) -> bool) -> Option<usize> {
-        let wanted = |entry: &Entry| entry.standing.is_waiting() && of_kind(entry.kind);
+        let wanted = |entry: &Entry| self.is_waiting(entry) && of_kind(entry.kind);
         self.entries.range(from.min(self.entries.len())..).position(wanted).map(|at| from + at)
     }
 
     /// The waiting void record that names the smallest number: that number, and its own.
     fn first_void(&self) -> Option<(u64, u64)> {
-        let is_waiting =
-            |seq: u64| self.position(seq).is_some_and(|at| self.entries[at].standing.is_waiting());
+        let is_waiting = |seq: u64| self.position(seq).is_some_and(|at| self.is_waiting(&self.entries[at]));
         let waiting = self.void_places.iter().filter(|(seq, _)| is_waiting(**seq));
         waiting.map(|(seq, place)| (*place, *seq)).min()
     }
@@ -85,7 +84,7 @@ impl Outbox {
         let mut left = most.min(room_bytes).saturating_sub(5);
         let mut batch = Vec::new();
         let candidates = self.entries.range(first..).take_while(|entry| entry.seq < before);
-        for entry in candidates.filter(|entry| entry.standing.is_waiting()) {
+        for entry in candidates.filter(|entry| self.is_waiting(entry)) {
             if entry.kind != kind {
                 if kind == Kind::Report {
                     continue;

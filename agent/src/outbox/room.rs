@@ -120,7 +120,7 @@ impl Outbox {
         let protected_from = self.protected_from();
         let may_go = |entry: &&Entry| {
             entry.kind.may_be_thinned()
-                && entry.standing.is_waiting()
+                && entry.standing == Standing::Pending
                 && (entry.kind != Kind::Heartbeat || entry.seq < protected_from)
         };
         let start = self.entries.partition_point(|entry| entry.seq < self.thin_from);

@@ -61,7 +61,17 @@ impl Model {
         }
     }
 
+    fn release(&mut self) {
+        self.outbox.release(self.outbox.next_seq());
+    }
+
+    /// Releases all, and sends what is to be sent next.
     fn send(&mut self, room_bytes: usize) -> Vec<u64> {
+        self.release();
+        self.send_released(room_bytes)
+    }
+
+    fn send_released(&mut self, room_bytes: usize) -> Vec<u64> {
         let (_, seqs) = self.outbox.next_to_send(room_bytes);
         self.outbox.mark_sent(&seqs);
         self.sent.extend(&seqs);
@@ -111,10 +121,10 @@ impl Model {
 
 /// The order of sending, as simply as it can be put.
 fn first_by_the_rule(outbox: &Outbox, database: &BTreeMap<u64, Row>) -> Option<u64> {
-    let waiting: Vec<&Entry> = outbox.entries.iter().filter(|entry| entry.standing.is_waiting()).collect();
+    let waiting: Vec<&Entry> = outbox.entries.iter().filter(|entry| outbox.is_waiting(entry)).collect();
     let newest_heartbeat = outbox.entries.iter().rev().find(|entry| entry.kind == Kind::Heartbeat);
     let report = waiting.iter().find(|entry| entry.kind == Kind::Report).map(|entry| entry.seq);
-    let newest = newest_heartbeat.filter(|entry| entry.standing.is_waiting()).map(|entry| entry.seq);
+    let newest = newest_heartbeat.filter(|entry| outbox.is_waiting(entry)).map(|entry| entry.seq);
     let place = |entry: &&&Entry| match entry.kind {
         Kind::Void => record::gone(&database[&entry.seq].body).as_slice()[0].0,
         _ => entry.seq,
@@ -125,6 +135,7 @@ fn first_by_the_rule(outbox: &Outbox, database: &BTreeMap<u64, Row>) -> Option<u
 #[derive(Debug, Clone)]
 enum Step {
     Append(Kind, usize),
+    Release,
     Send(usize),
     Resend,
     Ack(u64),
@@ -145,6 +156,7 @@ fn steps(most: usize) -> impl Strategy<Value = Vec<Step>> {
     ]);
     let step = prop_oneof![
         12 => (kind, 1usize..300).prop_map(|(kind, bytes)| Step::Append(kind, bytes)),
+        3 => Just(Step::Release),
         4 => (0usize..4000).prop_map(Step::Send),
         1 => Just(Step::Resend),
         2 => any::<u64>().prop_map(Step::Ack),
@@ -162,8 +174,9 @@ fn run(model: &mut Model, step: Step) {
         }
         Step::Send(room) => {
             let expected = first_by_the_rule(&model.outbox, &model.database);
-            assert_eq!(model.send(room).first().copied(), expected);
+            assert_eq!(model.send_released(room).first().copied(), expected);
         }
+        Step::Release => model.release(),
         Step::Resend => {
             let sent: Vec<u64> = model.sent.iter().copied().collect();
             model.outbox.mark_waiting(&sent);
@@ -179,6 +192,7 @@ fn run(model: &mut Model, step: Step) {
             let loaded = Loaded {
                 next_seq: model.outbox.next_seq(),
                 committed: stored,
+                released: model.outbox.released,
                 records: model
                     .database
                     .values()
@@ -298,6 +312,7 @@ fn where_gone_and_kept_alternate_a_window_has_several_void_records_that_each_ope
     assert!(voids.iter().all(|(_, gone)| gone.as_slice().len() <= void::RANGES_PER_RECORD));
     // When the server has some of them, only the others are told anew.
     let (first, named) = &voids[0];
+    model.release();
     model.sent.insert(*first);
     model.outbox.mark_sent(&[*first]);
     model.acknowledge(|_| true);
@@ -455,14 +470,39 @@ fn an_acknowledgement_past_the_next_number_is_not_ours() {
 }
 
 #[test]
-fn an_acknowledgement_of_a_record_that_was_never_sent_is_not_ours() {
+fn an_acknowledgement_of_a_record_that_was_not_released_is_not_ours_also_after_a_restart() {
     let mut model = Model::new(BUDGET_BYTES);
     for _ in 0..3 {
         model.append(Kind::Heartbeat, 10).unwrap();
     }
     assert_eq!(model.outbox.judge(&[(1, 1)].into_iter().collect()), Verdict::NotOurs);
-    model.send(0);
-    assert_eq!(model.outbox.judge(&[(3, 3)].into_iter().collect()), Verdict::Fits);
+    run(&mut model, Step::Restart);
+    assert_eq!(model.outbox.judge(&[(1, 1)].into_iter().collect()), Verdict::NotOurs);
+    model.release();
+    assert_eq!(model.outbox.judge(&[(1, 3)].into_iter().collect()), Verdict::Fits);
+    model.append(Kind::Heartbeat, 10).unwrap();
+    run(&mut model, Step::Restart);
+    assert_eq!(model.outbox.judge(&[(1, 3)].into_iter().collect()), Verdict::Fits);
+    assert_eq!(model.outbox.judge(&[(1, 4)].into_iter().collect()), Verdict::NotOurs);
+}
+
+#[test]
+fn nothing_goes_out_that_was_not_released_and_it_may_be_thinned_all_the_same() {
+    let mut model = Model::new(BUDGET_BYTES);
+    model.append(Kind::Heartbeat, 10).unwrap();
+    model.append(Kind::Event, 10).unwrap();
+    model.release();
+    for kind in [Kind::Heartbeat, Kind::Report, Kind::Log] {
+        model.append(kind, 10).unwrap();
+    }
+    assert_eq!([model.send_released(1000), model.send_released(1000)], [[1], [2]]);
+    assert_eq!(model.send_released(1000), [0; 0]);
+    assert!(model.outbox.has_unreleased());
+    let poison = model.outbox.plan_drop(&[5], TS_MS);
+    model.commit(&poison);
+    model.release();
+    assert!(!model.outbox.has_unreleased());
+    assert_eq!([model.send(1000), model.send(1000), model.send(1000)], [[4], [3], [6]]);
 }
 
 #[test]

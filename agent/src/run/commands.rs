@@ -10,9 +10,7 @@ use protocol::message::{Command, DeviceAction, DeviceCommand};
 use super::agent::Agent;
 use super::effects::Done;
 use crate::app_status::Liveness;
-use crate::command::{
-    self, Commands, End, Facts, Heard, Moment, OpenCommand, Probe, Step, Write, accepted, refused,
-};
+use crate::command::{self, Commands, End, Facts, Heard, Moment, OpenCommand, Probe, Step, Write, accepted};
 use crate::effect::{self, EffectContext, Observed, Outcome, Probed, Refusal};
 use crate::failpoint;
 
@@ -91,12 +89,12 @@ impl Agent {
             Ok::<_, Refusal>((prepared.is_disruptive(), prepared.delay()))
         });
         let checked = checked.await;
-        let write = self.with_facts(|_, facts| match checked {
+        let write = self.with_facts(|commands, facts| match checked {
             Ok(Ok((disruptive, delay))) => {
                 let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                 Some(accepted(command, disruptive, delay_ms, facts))
             }
-            Ok(Err(refusal)) => Some(refused(command, refusal.to_string(), facts)),
+            Ok(Err(refusal)) => commands.refused(command, refusal.to_string(), facts),
             // The check itself has failed: as if the message had not come.
             Err(_) => None,
         });

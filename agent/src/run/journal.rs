@@ -73,9 +73,9 @@ impl Store {
         Ok(())
     }
 
-    fn plan(&self, record: Record, ts_ms: i64) -> Result<Change, StoreError> {
+    pub(super) fn plan(&self, record: Record, ts_ms: i64) -> Result<Change, StoreError> {
         let kind = record.kind();
-        Ok(self.uplink.outbox().plan(kind, record.into_body()?, ts_ms)?)
+        Ok(self.uplink.plan(kind, record.into_body()?, ts_ms)?)
     }
 
     fn no_record(&self) -> Change {

@@ -27,6 +27,10 @@ impl Agent {
                         self.kept(Err(error));
                     }
                 }
+                Action::Release(below) => {
+                    let released = store.release(below, now).await;
+                    self.kept(released);
+                }
                 Action::DropLink => {
                     let problem =
                         "the broker does not confirm what is sent to it; connecting again".to_owned();

@@ -101,12 +101,22 @@ impl Store {
 
     /// Keeps a record: when this returns, it is on disk and will be sent.
     pub(super) async fn keep(&mut self, record: Record, ts_ms: i64) -> Result<(), StoreError> {
-        let change = self.uplink.outbox().plan(record.kind(), record.clone().into_body()?, ts_ms)?;
+        let change = self.plan(record.clone(), ts_ms)?;
         let change = self.thread.call(move |state| state.commit(&change).map(|()| change)).await?;
         self.uplink.committed(&change);
         // The new record is the last of those that are inserted.
         self.fresh = Some((change.next_seq - 1, record));
         Ok(())
+    }
+
+    /// Notes on the disk that records below this number may be sent; on a full disk they wait until that is possible.
+    pub(super) async fn release(&mut self, below: u64, now: Duration) -> Result<(), StoreError> {
+        let noted = self.thread.call(move |state| state.release(below)).await;
+        match noted {
+            Ok(()) => self.uplink.released(below),
+            Err(_) => self.uplink.not_released(now),
+        }
+        Ok(noted?)
     }
 
     /// The payload of records that were chosen to be sent, and which of them can never be sent.
@@ -146,7 +156,7 @@ impl Store {
 
     /// Gives up records that can never be sent, and tells the server.
     pub(super) async fn drop_poison(&mut self, seqs: &[u64], ts_ms: i64) -> Result<(), StoreError> {
-        let change = self.uplink.outbox().plan_drop(seqs, ts_ms);
+        let change = self.uplink.plan_drop(seqs, ts_ms);
         let change = self.thread.call(move |state| state.commit(&change).map(|()| change)).await?;
         self.uplink.committed(&change);
         Ok(())

@@ -6,7 +6,7 @@
 //! - `damaged-NNNNNN-TIME/`: former `db/` folders that could not be trusted; the last two are kept.
 //!
 //! Invariants:
-//! - A record has been fsynced before anybody sees its number.
+//! - A record has been fsynced before anybody sees its number, and so has the note that others may have seen it.
 //! - Sequence, connection and journal numbers never go down and are never given out twice while the state id is the
 //!   same.
 //! - Every change of a journal entry takes a new number, and is committed together with its report.
@@ -65,13 +65,12 @@ impl State {
     /// # Errors
     /// The database cannot be read, or what is in it makes no sense.
     pub fn load(&self) -> Result<Loaded, StateError> {
-        let (next_seq, committed): (u64, Vec<u8>) = self.sql(
-            "read the identity",
-            self.connection
-                .query_row("SELECT next_seq, committed FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?))),
-        )?;
-        let mut loaded =
-            Loaded { next_seq, committed: self.decode_committed(&committed)?, ..Loaded::default() };
+        let meta = self.connection.query_row("SELECT next_seq, committed, released FROM meta", [], |row| {
+            Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?, row.get(2)?))
+        });
+        let (next_seq, committed, released) = self.sql("read the identity", meta)?;
+        let committed = self.decode_committed(&committed)?;
+        let mut loaded = Loaded { next_seq, committed, released, ..Loaded::default() };
         let rows = self.connection.prepare("SELECT seq, kind, length(body) FROM outbox ORDER BY seq");
         let mut statement = self.sql("list the outbox", rows)?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, u8>(1)?, row.get(2)?)));
@@ -111,6 +110,14 @@ impl State {
         self.transaction("store records", |transaction| write_change(transaction, change))?;
         spool_file::committed(self.state_id, change);
         Ok(())
+    }
+
+    /// Notes that records below this number may be handed to a link; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// It was not noted.
+    pub fn release(&mut self, below: u64) -> Result<(), StateError> {
+        self.transaction("note what may be sent", |transaction| write_released(transaction, below))
     }
 
     /// The last connection number that was taken; 0 if none was.
@@ -177,7 +184,7 @@ impl State {
             }
             transaction.execute("DELETE FROM outbox WHERE seq > ?1 AND seq >= ?2", (kept_to, next))?;
             transaction.execute(
-                "UPDATE meta SET state_id = ?1, next_seq = ?2, committed = x''",
+                "UPDATE meta SET state_id = ?1, next_seq = ?2, committed = x'', released = 1",
                 (&id.0[..], next),
             )?;
             // The numbers of their reports are others now: each may be sent once more.
@@ -254,5 +261,13 @@ fn write_change(transaction: &Connection, change: &Change) -> rusqlite::Result<(
             "UPDATE meta SET next_seq = max(next_seq, ?1), committed = coalesce(?2, committed) WHERE only_row = 1",
         )?
         .execute((change.next_seq, committed))?;
-    Ok(())
+    match change.released {
+        Some(below) => write_released(transaction, below),
+        None => Ok(()),
+    }
+}
+
+fn write_released(transaction: &Connection, below: u64) -> rusqlite::Result<()> {
+    let sql = "UPDATE meta SET released = max(released, ?1) WHERE only_row = 1";
+    transaction.prepare_cached(sql)?.execute([below]).map(drop)
 }

@@ -10,7 +10,7 @@ use super::error::{Damage, StateError};
 /// "R58F": marks the file as ours.
 const APPLICATION_ID: i64 = 0x5235_3846;
 /// Layout version of this agent.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// Room for the outbox at its largest, the journal, and the free pages between. A safety net: the outbox keeps itself
 /// smaller.
@@ -67,6 +67,12 @@ CREATE TABLE desired (
 INSERT INTO desired (only_row, version) VALUES (1, 0);
 ";
 
+/// From version 2 to 3: below which number records may have been handed to a link. Of what was there before nobody knows.
+const RELEASED: &str = "
+ALTER TABLE meta ADD COLUMN released INTEGER NOT NULL DEFAULT 1 CHECK (released >= 1);
+UPDATE meta SET released = next_seq;
+";
+
 /// Sets up a connection: durable commits, small caches.
 pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
@@ -91,6 +97,7 @@ pub(super) fn create(connection: &mut Connection, id: StateId, journal_number: i
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
     transaction.execute_batch(JOURNAL_OF_OPEN_COMMANDS)?;
+    transaction.execute_batch(RELEASED)?;
     transaction.execute(
         "INSERT INTO meta (only_row, state_id, next_seq, connection, journal_number, committed) \
          VALUES (1, ?1, 1, 0, ?2, x'')",
@@ -130,8 +137,8 @@ pub(super) fn check(connection: &mut Connection, path: &Path, file_number: u64) 
             return damaged(Damage::Foreign);
         }
     }
-    if found == 1 {
-        migrate_to_2(connection).map_err(sql("bring the layout up to date"))?;
+    if found < VERSION {
+        migrate(connection, found).map_err(sql("bring the layout up to date"))?;
     }
     if !has(connection, "desired")? {
         return damaged(Damage::Foreign);
@@ -139,10 +146,14 @@ pub(super) fn check(connection: &mut Connection, path: &Path, file_number: u64) 
     check_contents(connection, path, file_number)
 }
 
-fn migrate_to_2(connection: &mut Connection) -> rusqlite::Result<()> {
+fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction.execute_batch(JOURNAL_OF_OPEN_COMMANDS)?;
-    transaction.pragma_update(None, "user_version", 2)?;
+    for (version, step) in [(2, JOURNAL_OF_OPEN_COMMANDS), (3, RELEASED)] {
+        if found < version {
+            transaction.execute_batch(step)?;
+            transaction.pragma_update(None, "user_version", version)?;
+        }
+    }
     transaction.commit()
 }
 

@@ -126,6 +126,25 @@ fn a_new_identity_takes_over_what_is_not_committed_and_numbers_it_anew() {
 }
 
 #[test]
+fn what_may_have_been_sent_is_noted_by_itself_or_with_a_record_never_less_and_not_for_a_new_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    let mut index = outbox(&state);
+    let released = |state: &State| state.load().unwrap().released;
+    append(&mut state, &mut index, Kind::Heartbeat, vec![1]);
+    assert_eq!(released(&state), 1);
+    state.release(2).unwrap();
+    let change = Change { released: Some(5), ..index.plan(Kind::Heartbeat, vec![1], NOW_MS).unwrap() };
+    state.commit(&change).unwrap();
+    state.release(4).unwrap();
+    drop(state);
+    let mut state = open(dir.path());
+    assert_eq!(released(&state), 5);
+    state.renew(&[1, 2]).unwrap();
+    assert_eq!((released(&state), state.load().unwrap().next_seq), (1, 3), "nothing was sent under it");
+}
+
+#[test]
 fn a_new_identity_with_nothing_to_take_over_begins_empty() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = open(dir.path());

@@ -1,7 +1,8 @@
 //! Getting records to the server: what to send next, and when to send it again. Pure: it takes the time and what has
 //! happened, and says what to do; the socket and the database are elsewhere.
 //!
-//! On every connection the birth goes first, and records follow only after an acknowledgement. Records that stay
+//! On every connection the birth goes first, and records follow only after an acknowledgement, and after the disk has it
+//! that they may have been sent: so a later acknowledgement shows whether the disk is an older copy. Records that stay
 //! unacknowledged for 30 s after the broker took them (then 60 s, up to 5 min) lead to a new birth, and what its
 //! acknowledgement does not cover is sent again. So while the server is away only births are repeated.
 //!
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use protocol::ranges::RangeSet;
 
-use crate::outbox::{Change, Kind, Outbox, STAMP_BYTES, Verdict};
+use crate::outbox::{Change, Kind, Outbox, Refused, STAMP_BYTES, Verdict};
 use window::Window;
 
 /// From the broker's receipt to the first repetition.
@@ -26,6 +27,8 @@ const FIRST_RESEND: Duration = Duration::from_secs(30);
 const LONGEST_RESEND: Duration = Duration::from_secs(300);
 /// A broker that has not confirmed a packet after this is not reached any more.
 const RECEIPT_TIMEOUT: Duration = Duration::from_secs(75);
+/// After the disk has refused to note what may have been sent.
+const RELEASE_AGAIN: Duration = Duration::from_secs(30);
 /// Packets without receipt at a time; far below the number that the MQTT client can number.
 const MOST_WITHOUT_RECEIPT: usize = 16;
 
@@ -40,6 +43,9 @@ pub enum Action {
     Birth(PacketId),
     /// Publish these records, all of one kind, in one payload.
     Records(PacketId, Kind, Vec<u64>),
+    /// Commit that records below this number may have been sent, then say so by [`Uplink::released`], or by
+    /// [`Uplink::not_released`] if that cannot be.
+    Release(u64),
     /// The broker does not answer: end this connection and make another.
     DropLink,
     /// The server knows records of this state that it cannot have from here: an older copy was restored, or there is
@@ -118,6 +124,8 @@ pub struct Uplink {
     packets: Vec<Packet>,
     /// How often records were sent before on this connection, if they were.
     repeats: BTreeMap<u64, u32>,
+    /// After a refusal of the disk: no release is asked for before.
+    release_at: Duration,
     window: Window,
     delivered_bytes: u64,
     next_packet: u64,
@@ -132,6 +140,7 @@ impl Uplink {
             phase: Phase::Down,
             packets: Vec::new(),
             repeats: BTreeMap::new(),
+            release_at: Duration::ZERO,
             window: Window::new(),
             delivered_bytes: 0,
             next_packet: 0,
@@ -148,6 +157,35 @@ impl Uplink {
     #[must_use]
     pub fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
+    }
+
+    /// What must change to take in a record; see [`Outbox::plan`]. While records flow it is released in the same
+    /// transaction.
+    ///
+    /// # Errors
+    /// The record is too large, or there is no room.
+    pub fn plan(&self, kind: Kind, body: Vec<u8>, ts_ms: i64) -> Result<Change, Refused> {
+        Ok(self.releasing(self.outbox.plan(kind, body, ts_ms)?))
+    }
+
+    /// What must change to drop records that can never be sent.
+    #[must_use]
+    pub fn plan_drop(&self, poison: &[u64], ts_ms: i64) -> Change {
+        self.releasing(self.outbox.plan_drop(poison, ts_ms))
+    }
+
+    fn releasing(&self, change: Change) -> Change {
+        Change { released: self.is_open().then_some(change.next_seq), ..change }
+    }
+
+    /// The database has committed that records below this number may have been sent.
+    pub fn released(&mut self, below: u64) {
+        self.outbox.release(below);
+    }
+
+    /// The database has refused that; it is asked again in a while. What was released before flows meanwhile.
+    pub fn not_released(&mut self, now: Duration) {
+        self.release_at = now + RELEASE_AGAIN;
     }
 
     /// The database has committed `change`.
@@ -253,6 +291,9 @@ impl Uplink {
         if matches!(self.phase, Phase::Open) {
             let due = self.packets.iter().filter(|packet| is_due(packet, now));
             match due.map(|packet| packet.attempts).max() {
+                None if self.outbox.has_unreleased() && now >= self.release_at => {
+                    return Some(Action::Release(self.outbox.next_seq()));
+                }
                 None => return self.next_records(now),
                 Some(attempts) => {
                     let greeting =
@@ -275,7 +316,10 @@ impl Uplink {
         let repeat = match &self.phase {
             Phase::Down | Phase::Foreign { .. } => return None,
             Phase::Greeting(greeting) => greeting.due(),
-            Phase::Open => self.packets.iter().filter_map(Packet::due).min(),
+            Phase::Open => {
+                let release = self.outbox.has_unreleased().then_some(self.release_at);
+                self.packets.iter().filter_map(Packet::due).chain(release).min()
+            }
         };
         receipts.into_iter().chain(repeat).min()
     }

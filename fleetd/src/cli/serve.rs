@@ -23,13 +23,20 @@ use crate::{
     clock::Clock,
     config::Config,
     mqtt,
-    service::{accounts, ingest::Ingest, revocations},
+    service::{
+        accounts,
+        ingest::{Ingest, error_chain},
+        revocations,
+    },
     store::{DataLock, LockError, Store, StoreError, make_data_dir, users},
     worker,
 };
 
 /// How long tasks may take to end once they were told to.
 const STOP_TIME: Duration = Duration::from_secs(15);
+
+/// How often a database that the full disk keeps from being opened is tried again.
+const ROOM_EVERY: Duration = Duration::from_secs(2);
 
 /// How long subscribers have to receive the server's goodbye before their connections end.
 const GOODBYE_TIME: Duration = Duration::from_millis(300);
@@ -106,7 +113,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     make_data_dir(&config.data_dir)?;
     let lock = DataLock::acquire(&config.data_dir)?;
     let database_lock = lock_database(&config)?;
-    let store = Store::open(&config.database, Some(database_lock.as_ref().unwrap_or(&lock)))?;
+    let held = database_lock.as_ref().unwrap_or(&lock);
+    let store = wait_for_room(|| Store::open(&config.database, Some(held))).await?;
     let auth = AuthState::open(&config, &clock)?;
     let app = Arc::new(AppState::new(store, config, clock, auth));
 
@@ -149,6 +157,24 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     running.stop().await;
     drop((database_lock, lock));
     ended
+}
+
+/// Opens the database. On a full disk that may not work, after a stop in order above all, when SQLite has to make its files
+/// anew: then it waits, as the running server does.
+async fn wait_for_room<T>(mut open: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let mut told = false;
+    loop {
+        match open() {
+            Err(full @ StoreError::Full { .. }) => {
+                if !std::mem::replace(&mut told, true) {
+                    let reason = error_chain(&full);
+                    tracing::error!(reason, "the server starts when there is room");
+                }
+                tokio::time::sleep(ROOM_EVERY).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// A database outside of the data folder has a lock of its own beside it: two folders must not share it.
@@ -317,5 +343,20 @@ impl Running {
             tracing::error!("the database could not be closed");
         }
         tracing::info!("stopped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_database_that_a_full_disk_keeps_from_being_opened_is_waited_for_and_another_fault_is_told() {
+        let full = || StoreError::Full { operation: "open".to_owned(), source: "full".into() };
+        let mut answers = vec![Ok(7), Err(full())];
+        let opened = wait_for_room(|| answers.pop().unwrap_or_else(|| Err(full()))).await;
+        assert!(matches!(opened, Ok(7)), "{opened:?}");
+        let busy = || Err::<(), _>(StoreError::Busy { operation: "open".to_owned() });
+        assert!(matches!(wait_for_room(busy).await, Err(StoreError::Busy { .. })));
     }
 }

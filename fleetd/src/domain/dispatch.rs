@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use protocol::{
     command::{CommandState, CommandType, limits::SILENCE_AFTER_EXPIRY_MS, open_digest},
-    id::StateId,
+    id::{CommandId, StateId},
     message::{self, DeviceAction},
 };
 
@@ -293,16 +293,24 @@ fn is_due(last: Option<i64>, first: i64, born_at: i64, base_ms: i64, now: i64) -
     now - last >= pause
 }
 
-/// The digest that the device's heartbeats should have: of what the server believes to be in its journal.
-#[must_use]
-pub fn believed_digest<'a>(commands: impl IntoIterator<Item = &'a Command>, state_id: StateId) -> [u8; 4] {
-    let open = commands.into_iter().filter(|command| {
+/// What the server believes to be open in the device's journal.
+pub fn believed_open<'a>(
+    commands: impl IntoIterator<Item = &'a Command>,
+    state_id: StateId,
+) -> impl Iterator<Item = (&'a CommandId, CommandState)> {
+    let open = commands.into_iter().filter(move |command| {
         is_with_device(command)
             && command.state() != CommandState::Sent
             && command.bound != Some(Path::Http)
             && command.sent_state_id == Some(state_id)
     });
-    open_digest(open.map(|command| (&command.order.id, command.state())))
+    open.map(|command| (&command.order.id, command.state()))
+}
+
+/// The digest that the device's heartbeats should have.
+#[must_use]
+pub fn believed_digest<'a>(commands: impl IntoIterator<Item = &'a Command>, state_id: StateId) -> [u8; 4] {
+    open_digest(believed_open(commands, state_id))
 }
 
 /// Watches one device's heartbeats for a digest that stays wrong.

@@ -301,8 +301,12 @@ impl Lane {
         let Some(born) = &self.born else { return Ok(()) };
         let anchor = Anchor::of(&born.birth, born.at);
         let at = anchor.taken_at(heartbeat.ts, heartbeat.since_boot_ms, received_at);
-        let sample = Sample::from_record(heartbeat, &born.birth, at, received_at);
+        let mut sample = Sample::from_record(heartbeat, &born.birth, at, received_at);
         sample.check()?;
+        if heartbeat.seq < born.birth.next_seq {
+            // Taken before the birth: it says nothing of what is open now.
+            sample.commands_digest = None;
+        }
         if is_fresh(at, received_at, born.birth.interval_seconds.min(3600)) {
             stored.push(Stored::Alive(at));
         }

@@ -3,13 +3,19 @@
 //! A lease is held from `go` until its command has ended and its device is there again. The device may use a `go` only
 //! within a minute of asking, by its own monotonic clock, and only for the nonce that it made last: so a device that asks
 //! again for the same command has not begun it.
+//!
+//! A server that was restored from a copy has forgotten the leases that it gave since, and the commands: it gives none
+//! before each member has shown that all it has open is known ([`Doubt`]).
 
 #[cfg(test)]
 mod tests;
 
-use protocol::{command::limits::LEASE_MS, id::CommandId};
+use protocol::{
+    command::{CommandState, limits::LEASE_MS, open_digest},
+    id::{CommandId, StateId},
+};
 
-use super::device::DeviceRowId;
+use super::{command::Command, device::DeviceRowId, dispatch::believed_open};
 
 /// The one who may be disrupted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +46,58 @@ pub struct Member {
     pub busy: bool,
     /// When it last gave birth, ms since 1970.
     pub born_at: Option<i64>,
+    /// The server was restored, and this device may have something open of which it does not know.
+    pub doubt: Option<Doubt>,
+}
+
+/// What there is to tell whether all that a device has open is known, after the server was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    /// When the server was restored, ms since 1970.
+    pub restored_at: i64,
+    /// It has answered the newest desired state, so it knows that it must ask.
+    pub knows_group: bool,
+    /// When the newest heartbeat since the birth was taken (ms since 1970), and its digest of open commands.
+    pub heartbeat: Option<(i64, Vec<u8>)>,
+    /// The digest of what is known to be open.
+    expected: [u8; 4],
+    /// A command of which there are only reports is running.
+    runs_unknown: bool,
+}
+
+impl Doubt {
+    /// Gathers it. `state_id`: of the device's last birth; `open`: its open commands; `unknown`: those that the server does
+    /// not know and whose last report says that they are open.
+    #[must_use]
+    pub fn new(
+        restored_at: i64,
+        knows_group: bool,
+        heartbeat: Option<(i64, Vec<u8>)>,
+        state_id: StateId,
+        open: &[Command],
+        unknown: &[(CommandId, CommandState)],
+    ) -> Self {
+        let reported = unknown.iter().map(|(id, state)| (id, *state));
+        Self {
+            restored_at,
+            knows_group,
+            heartbeat,
+            expected: open_digest(believed_open(open, state_id).chain(reported)),
+            runs_unknown: unknown.iter().any(|(_, state)| *state == CommandState::Running),
+        }
+    }
+
+    /// Whether all is known. One that was allowed to begin before the restore may do so for a minute, by its own clock:
+    /// a heartbeat that was taken a minute after its birth shows what has come of that. What it has open then, it has
+    /// begun already, or will ask for; and what runs is known to the server.
+    fn is_over(&self, born_at: Option<i64>) -> bool {
+        let Some(born_at) = born_at.filter(|at| *at > self.restored_at) else { return false };
+        // LEASE_MS is a minute: it fits.
+        let shows_all = |(at, told): &(i64, Vec<u8>)| {
+            *at >= born_at.saturating_add(LEASE_MS.cast_signed()) && *told == self.expected
+        };
+        self.knows_group && !self.runs_unknown && self.heartbeat.as_ref().is_some_and(shows_all)
+    }
 }
 
 /// A group as it stands.
@@ -49,8 +107,6 @@ pub struct Group {
     pub revision: i64,
     /// Who has the lease.
     pub holder: Option<Holder>,
-    /// The server was restored from a copy then (ms since 1970), and may have forgotten who has it.
-    pub restored_at: Option<i64>,
     /// Every device in service that belongs to it.
     pub members: Vec<Member>,
 }
@@ -107,10 +163,10 @@ pub fn answer(group: &Group, ask: &Ask, now: i64) -> Answer {
     if others().any(|member| member.busy) {
         return Answer::Wait("a partner is being disrupted");
     }
-    if let Some(restored_at) = group.restored_at
-        && group.members.iter().any(|member| member.born_at.is_none_or(|at| at <= restored_at))
-    {
-        return Answer::Wait("the server was restored, and a member has not come back since");
+    let in_doubt =
+        |member: &Member| member.doubt.as_ref().is_some_and(|doubt| !doubt.is_over(member.born_at));
+    if group.members.iter().any(in_doubt) {
+        return Answer::Wait("the server was restored, and has not heard yet of all that a member has open");
     }
     Answer::Grant
 }

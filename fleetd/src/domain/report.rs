@@ -37,8 +37,15 @@ pub enum Folded {
 
 /// Takes the report of the command's own device in. `from`: the state database that it comes from; `now`: ms since 1970.
 pub fn fold(command: &mut Command, report: &CommandReport, from: StateId, now: i64) -> Folded {
-    let Ok(state) = report.state.parse::<CommandState>() else {
+    let Ok(said) = report.state.parse::<CommandState>() else {
         return Folded::Refused(format!("unknown state {:?}", clipped(&report.state, 32)));
+    };
+    let state = match said {
+        // A copy of the database does not know to which state database it was sent, and any other one rejects it.
+        CommandState::Rejected if command.query_first && command.sent_state_id.is_none() => {
+            CommandState::Indeterminate
+        }
+        said => said,
     };
     let told = Told {
         state,

@@ -139,8 +139,8 @@ impl<'a> Turn<'a> {
     }
 
     /// What has to be stored so that this command may run; at most one at a time in a group.
-    fn ask(&mut self, command: &Command, now: i64) -> Result<Option<Statement>, Held> {
-        let Some((name, group)) = &self.group else { return Ok(None) };
+    fn ask(&mut self, command: &Command, now: i64) -> Result<Vec<Statement>, Held> {
+        let Some((name, group)) = &self.group else { return Ok(Vec::new()) };
         let ask = Ask {
             device: self.device.row.clone(),
             command: command.order.id.clone(),
@@ -151,7 +151,7 @@ impl<'a> Turn<'a> {
             return Err(Held::AwaitingLease);
         }
         self.given = true;
-        Ok(Some(leases::grant(&self.device.org.id, name, group, &ask, now)))
+        Ok(leases::grant(&self.device.org.id, name, group, &ask, now))
     }
 }
 

@@ -36,7 +36,8 @@ pub async fn release(
             return Err(Error::NotFound("your organisation has no redundancy group of this name".to_owned()));
         }
         let busy = group.members.iter().any(|member| member.busy);
-        if group.holder.is_none() && group.restored_at.is_none() && !busy {
+        let in_doubt = group.members.iter().any(|member| member.doubt.is_some());
+        if group.holder.is_none() && !in_doubt && !busy {
             return Ok(());
         }
         let now_ms = app.clock.now_ms();
@@ -50,10 +51,11 @@ pub async fn release(
             details: json!({
                 "device": group.holder.as_ref().map(|holder| holder.device.as_str()),
                 "command": group.holder.as_ref().map(|holder| holder.command.as_str()),
-                "restored": group.restored_at.is_some(),
+                "restored": in_doubt,
             }),
         });
-        let statements = vec![leases::release(org, name, group.revision, now_ms), noted];
+        let mut statements = leases::release(org, name, &group, now_ms);
+        statements.push(noted);
         match app.store.apply(statements).await.map_err(Error::from) {
             Ok(_) => {
                 // Partners that wait have their turn at once.

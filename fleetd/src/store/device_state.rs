@@ -108,7 +108,7 @@ ON CONFLICT (device_id) DO UPDATE SET online = 1, last_seen_at = excluded.last_s
     connected_at = excluded.connected_at,
     interval_seconds = excluded.interval_seconds, transport = excluded.transport, ip_address = excluded.ip_address,
     state_id = excluded.state_id, connection = excluded.connection, birth_at = excluded.birth_at,
-    birth = excluded.birth, agent_version = excluded.agent_version,
+    birth = excluded.birth, commands_digest = NULL, agent_version = excluded.agent_version,
     app_version = coalesce(excluded.app_version, device_state.app_version)";
     Statement::new(
         SQL,

@@ -1,12 +1,13 @@
 //! What devices report besides heartbeats, as it came: command reports, events, log lines.
 
 use protocol::{
-    id::StateId,
+    command::CommandState,
+    id::{CommandId, StateId},
     message::{CommandReport, Event, LogBatch},
 };
 
-use super::{Statement, Store, StoreError, device_state::DeviceKey};
-use crate::values;
+use super::{Statement, Store, StoreError, device_state::DeviceKey, parse_column};
+use crate::{domain::device::DeviceRowId, values};
 
 fn number(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
@@ -33,6 +34,26 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (device_id, state_i
             serde_json::to_string(report).unwrap_or_default(),
         ],
     )
+}
+
+/// Commands of which there are only a device's reports, and which are open by the last of them: a restored server does not
+/// know them.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn open_of_unknown(
+    store: &Store,
+    device: &DeviceRowId,
+    state_id: StateId,
+) -> Result<Vec<(CommandId, CommandState)>, StoreError> {
+    const SQL: &str = "\
+SELECT DISTINCT r.command_id, r.state FROM command_reports r
+WHERE r.device_id = ?1 AND r.state_id = ?2 AND r.state IN ('acked', 'held', 'running')
+ AND NOT EXISTS (SELECT 1 FROM commands c WHERE c.id = r.command_id)
+ AND NOT EXISTS (SELECT 1 FROM command_reports later WHERE later.command_id = r.command_id
+  AND later.report_seq > r.report_seq AND later.device_id = r.device_id AND later.state_id = r.state_id)";
+    let rows = store.query(SQL, values![device.as_str(), state_id.to_string()]).await?;
+    rows.iter().map(|row| Ok((parse_column(row, "command_id")?, parse_column(row, "state")?))).collect()
 }
 
 /// Stores an event.

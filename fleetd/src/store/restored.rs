@@ -30,7 +30,7 @@ pub struct Copy {
 #[must_use]
 pub fn mark(copy: &Copy, orgs: &[OrgId], now_ms: i64) -> Vec<Statement> {
     let mut statements = vec![ask_first(), tell_of_it(copy, now_ms)];
-    statements.extend(hold_leases_back(now_ms));
+    statements.extend(doubt_devices(now_ms));
     statements.extend(overtake_devices(now_ms));
     statements.extend(end_sessions(now_ms));
     let context = AuditContext::system();
@@ -81,13 +81,13 @@ fn tell_of_it(copy: &Copy, now_ms: i64) -> Statement {
     Statement::new(sql, values![now_ms, detail])
 }
 
-/// Nobody knows who has been given a lease since: none is given until every member has given birth.
-fn hold_leases_back(now_ms: i64) -> [Statement; 2] {
-    let known = "UPDATE redundancy_leases SET restored_at = ?1, revision = revision + ?2";
-    let others = "INSERT INTO redundancy_leases (org_id, name, revision, restored_at) \
-                  SELECT DISTINCT org_id, redundancy_group, ?2, ?1 FROM devices WHERE redundancy_group IS NOT NULL \
-                  ON CONFLICT (org_id, name) DO NOTHING";
-    [known, others].map(|sql| Statement::new(sql, values![now_ms, FAR]))
+/// Nobody knows what devices have been sent since, and who has been given a lease: none is given until each member has
+/// shown what it has open. What it said of that before the copy was made is of no use.
+fn doubt_devices(now_ms: i64) -> [Statement; 2] {
+    [
+        Statement::new("UPDATE devices SET restored_at = ?1", values![now_ms]),
+        Statement::new("UPDATE device_state SET commands_digest = NULL", Vec::new()),
+    ]
 }
 
 /// A device ignores a desired state whose version is not higher than its own, which may have risen since. The versions

@@ -303,7 +303,7 @@ impl Dispatcher {
             Answer::Grant => {
                 reached(failpoint::LEASE_BEFORE_COMMIT);
                 let grant = leases::grant(&target.org_id, group_name, &group, &ask, now);
-                match store.apply_one(grant).await {
+                match store.apply(grant).await {
                     Ok(_) => {}
                     // A partner was faster.
                     Err(StoreError::Conflict { .. }) => return Ok(()),

@@ -51,9 +51,6 @@ pub struct Records {
     pub forgotten: usize,
     /// Not needed by a new identity of the state, or sent again under it.
     pub left_behind: usize,
-    /// What was taken for its acknowledgement was that of another record of its number, of a time that an older copy of
-    /// the state has undone.
-    pub overlaid: usize,
     /// Too new for this check.
     pub too_new: usize,
     /// Spooled in all.
@@ -61,27 +58,28 @@ pub struct Records {
 }
 
 impl Records {
-    /// Where a record belongs whose number the server has from another one.
-    fn of_twin(&mut self, record: &Record) -> &mut usize {
+    /// Where a record belongs whose number the server has from another one, of a time that an older copy of the state has
+    /// undone. `forgot`: a restore has taken it from the server. None: that other one was taken for it, and it is lost.
+    fn of_twin(&mut self, record: &Record, forgot: bool) -> Option<&mut usize> {
         match record.fate {
-            Fate::TakenAway if !record.acked => &mut self.taken_away,
+            Fate::TakenAway if !record.acked => Some(&mut self.taken_away),
             // That it goes on under another number was checked when that happened.
-            Fate::LeftBehind if !record.acked => &mut self.left_behind,
-            _ => &mut self.overlaid,
+            Fate::LeftBehind if !record.acked => Some(&mut self.left_behind),
+            Fate::TakenAway | Fate::Removed if forgot => Some(&mut self.forgotten),
+            _ => None,
         }
     }
 }
 
 impl fmt::Display for Records {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stored, committed, voided, taken_away, forgotten, left_behind, overlaid, too_new, all } =
-            self;
+        let Self { stored, committed, voided, taken_away, forgotten, left_behind, too_new, all } = self;
         write!(
             f,
             "{all} records: {stored} stored once, {committed} committed (reported configs), {voided} given up by void, \
              {taken_away} unacknowledged in a state that was taken away, {forgotten} acknowledged and forgotten by a \
-             restore after their device had lost them, {left_behind} left behind by a new identity, {overlaid} overlaid \
-             by an older copy, {too_new} newer than the check"
+             restore after their device had lost them, {left_behind} left behind by a new identity, {too_new} newer \
+             than the check"
         )
     }
 }
@@ -127,19 +125,27 @@ impl Report {
         let of_state = database.committed.get(&(name.0.clone(), name.1.clone()));
         let committed = of_state.is_some_and(|ranges| ranges.contains(record.seq));
         let stored = database.records.get(&name);
+        let forgot = ledger.forgot(device, &record.state, record.seq);
+        let overlaid =
+            || format!("{name:?}: another record of its number was taken for it: {:?}", record.fate);
         let counted = match stored {
             Some(copies) if copies.iter().any(|copy| is_copy(record, copy)) => &mut self.records.stored,
-            Some(copies) if spool.tampered > 0 && is_of_another(spool, record, copies) => match record.fate {
-                Fate::TakenAway if !record.acked => &mut self.records.taken_away,
-                _ => &mut self.records.overlaid,
-            },
+            Some(copies) if spool.tampered > 0 && is_of_another(spool, record, copies) => {
+                match self.records.of_twin(record, forgot) {
+                    Some(group) => group,
+                    None => return self.complaints.push(overlaid()),
+                }
+            }
             Some(copies) => {
                 return self.complaints.push(format!("{name:?}: stored as something else: {copies:?}"));
             }
             None if committed && record.kind == Kind::Reported => &mut self.records.committed,
             None if committed && record.fate == Fate::Removed => &mut self.records.voided,
             None if committed && spool.tampered > 0 && has_twin(spool, record) => {
-                self.records.of_twin(record)
+                match self.records.of_twin(record, forgot) {
+                    Some(group) => group,
+                    None => return self.complaints.push(overlaid()),
+                }
             }
             None if committed => {
                 return self
@@ -150,7 +156,7 @@ impl Report {
             None if record.fate == Fate::Held => {
                 return self.complaints.push(format!("{name:?}: held by the device, and not stored"));
             }
-            None if record.acked && !ledger.forgot(device, &record.state, record.seq) => {
+            None if record.acked && !forgot => {
                 let fate = record.fate;
                 return self
                     .complaints

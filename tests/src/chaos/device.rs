@@ -13,6 +13,7 @@ use super::plan::{Action, Damage, Kind};
 use super::random::Random;
 use super::spool::Spool;
 use super::tally::Tally;
+use super::world::surprise;
 use crate::{Agent, Machine, Proxy, Server, Signal};
 
 /// A device's disk.
@@ -134,20 +135,23 @@ impl Device {
         }
     }
 
-    /// Starts it again if it has ended, and boots the machine if it was told to.
-    pub(super) fn look_after(&mut self, tally: &mut Tally) {
+    /// Starts it again if it has ended, and boots the machine if it was told to. Tells of an end that nobody made.
+    pub(super) fn look_after(&mut self, tally: &mut Tally) -> Option<String> {
         if !self.up || self.frozen {
-            return;
+            return None;
         }
+        let mut told = None;
         if self.machine.count("reboot") > self.reboots {
             tally.add("reboots");
             self.kill();
             self.start();
-        } else if self.agent.ended().is_some() {
+        } else if let Some(status) = self.agent.ended() {
             tally.add("agents that ended by themselves");
+            told = Some(surprise(&self.name, status, &self.agent.log()));
             self.kill();
             self.start();
         }
+        told
     }
 
     /// A machine that was told to reboot has done so.
@@ -170,7 +174,10 @@ impl Device {
     }
 
     pub(super) fn set_clock(&self, off_ms: i64) {
-        fs::write(&self.clock_file, format!("{off_ms:+}")).expect("a file of the run's");
+        // In one step: the agent may be reading it.
+        let new = self.clock_file.with_extension("clock-new");
+        fs::write(&new, format!("{off_ms:+}")).expect("a file of the run's");
+        fs::rename(new, &self.clock_file).expect("a file of the run's");
     }
 
     /// Does something to the state of the stopped agent; tells what.

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -127,6 +127,8 @@ struct World<'a> {
     ledger: Ledger,
     backup: Option<PathBuf>,
     tally: Tally,
+    /// Programs that ended although nobody ended them.
+    surprises: Vec<String>,
     journal: File,
     began: Instant,
 }
@@ -163,6 +165,7 @@ impl<'a> World<'a> {
             ledger,
             backup: None,
             tally: Tally::default(),
+            surprises: Vec::new(),
             journal,
             began: Instant::now(),
         };
@@ -303,14 +306,18 @@ impl<'a> World<'a> {
 
     /// What an init system does: what has ended is started again, a machine that was told to reboots.
     fn look_after(&mut self) {
-        if self.server_up && !self.server_frozen && self.server.ended().is_some() {
+        if self.server_up
+            && !self.server_frozen
+            && let Some(status) = self.server.ended()
+        {
             self.tally.add("servers that ended by themselves");
+            self.surprises.push(surprise("server", status, &self.server.log()));
             self.server.kill();
             self.server.launch();
             std::thread::sleep(Duration::from_millis(100));
         }
         for device in &mut self.devices {
-            device.look_after(&mut self.tally);
+            self.surprises.extend(device.look_after(&mut self.tally));
         }
     }
 
@@ -468,6 +475,7 @@ impl<'a> World<'a> {
         self.ledger.write(&self.folder).expect("a file in the run's folder");
         let mut report = check::check(&self.ledger, &spools, &database);
         report.complaints.extend(complaints);
+        report.complaints.append(&mut self.surprises);
         report
     }
 
@@ -548,6 +556,7 @@ impl<'a> World<'a> {
     /// Stops everything, says what must not be in the logs, and leaves what people need to look into complaints.
     fn end(&mut self, complaints: &mut Vec<String>) {
         self.gather_answers(true);
+        complaints.append(&mut self.surprises);
         for device in &mut self.devices {
             device.heal();
             device.stop();
@@ -574,4 +583,9 @@ impl<'a> World<'a> {
             }
         }
     }
+}
+
+/// A program has ended, and nobody has ended it.
+pub(super) fn surprise(name: &str, status: ExitStatus, log: &str) -> String {
+    format!("{name} ended by itself, {status}: {}", log.lines().last().unwrap_or_default())
 }

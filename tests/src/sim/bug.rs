@@ -23,6 +23,8 @@ pub enum Bug {
     LeaseTwice,
     /// A restored server trusts what its copy says of open commands.
     QueryFirstForgotten,
+    /// A restored server gives leases as if nothing had been forgotten.
+    RestoreGivesLease,
     /// A report moves a command wherever it says.
     EndOverwritten,
     /// The last look at the application is not taken: what was seen before counts.
@@ -35,11 +37,13 @@ pub enum Bug {
     SentBeforeCommit,
     /// A thinned record is not told of.
     ThinnedSilently,
+    /// Records are sent before the device's disk has it that they may have been.
+    ReleaseNotWritten,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::AckBeforeCommit,
         Self::RunningNotJournalled,
         Self::AnsweredSentAgain,
@@ -50,12 +54,14 @@ impl Bug {
         Self::ProbeSaysNotDone,
         Self::LeaseTwice,
         Self::QueryFirstForgotten,
+        Self::RestoreGivesLease,
         Self::EndOverwritten,
         Self::StaleLook,
         Self::OldCopyUnnoticed,
         Self::LeaseNotWritten,
         Self::SentBeforeCommit,
         Self::ThinnedSilently,
+        Self::ReleaseNotWritten,
     ];
 
     /// The name on a command line.

@@ -141,7 +141,9 @@ fn disruptive(env: &mut Env, device: &Device, entry: &Entry) {
         let asked = env.ledger.overridden.contains(id);
         env.check(asked, || says("with an override that nobody asked for"));
     } else {
-        let locks = disk.desired.iter().flat_map(|desired| &desired.show_locks);
+        // What was heard last counts, also while the disk does not take it.
+        let desired = process.desired_again.as_ref().or(disk.desired.as_ref());
+        let locks = desired.iter().flat_map(|desired| &desired.show_locks);
         let locked = locks.clone().any(|lock| lock.0 <= trusted_ms && trusted_ms < lock.1);
         env.check(!locked, || says("under a show lock"));
         // The last possible look: taken after `running` was committed, and not long ago.
@@ -156,11 +158,10 @@ fn disruptive(env: &mut Env, device: &Device, entry: &Entry) {
         env.ledger.under_way.get(&going.id).is_some_and(|other| other.disruptive) && open(&going.id)
     });
     env.check(!beside, || says("beside another disruptive effect"));
-    // One device of the redundancy group at a time. What a lost state or a restored server has forgotten is nobody's to know.
-    let restores = env.ledger.restores;
+    // One device of the redundancy group at a time. What a lost state has forgotten is nobody's to know.
     let partner = env.ledger.under_way.iter().find(|(_, other)| {
         let grouped = env.grouped[device.index] && env.grouped[other.device];
-        grouped && other.disruptive && other.device != device.index && other.restores == restores
+        grouped && other.disruptive && other.device != device.index
     });
     let partner = partner.map(|(other, at)| (other.clone(), at.clone()));
     if let Some((other, at)) = partner {

@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// What must be reached: each of these at least once in a run that is long enough.
-const EVENTS: [&str; 46] = [
+const EVENTS: [&str; 48] = [
     "agent killed",
     "agent killed before a write",
     "agent killed after a write",
@@ -26,6 +26,7 @@ const EVENTS: [&str; 46] = [
     "power cut",
     "older copy of the device's state put back",
     "older copy noticed by its numbers",
+    "older copy noticed that had caught up",
     "database behind its journal number set aside",
     "device's state lost",
     "server killed",
@@ -54,6 +55,7 @@ const EVENTS: [&str; 46] = [
     "cancel",
     "show lock",
     "lease given",
+    "lease given after a restore",
     "lease said again",
     "query answered by a device that does not know the command",
     "cancel came before its command",

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use fleetd::domain::command::Command;
 use fleetd::domain::lane::Born;
+use protocol::command::CommandState;
 use protocol::id::{CommandId, StateId};
 use protocol::message::Desired;
 use protocol::ranges::RangeSet;
@@ -21,8 +22,11 @@ pub(crate) struct Row {
     pub(crate) online: bool,
     pub(crate) will_at: Option<i64>,
     pub(crate) last_seen_at: Option<i64>,
-    /// When the newest heartbeat was taken, and its digest of open commands.
-    pub(crate) digest: Option<(i64, Vec<u8>)>,
+    /// When the newest heartbeat was taken, and, if that was since the birth, its digest of open commands.
+    pub(crate) heartbeat_at: Option<i64>,
+    pub(crate) digest: Option<Vec<u8>>,
+    /// After a restore, until the device has shown what it has open.
+    pub(crate) restored_at: Option<i64>,
     pub(crate) reported_version: Option<u64>,
     pub(crate) desired: Desired,
 }
@@ -32,7 +36,6 @@ pub(crate) struct Row {
 pub(crate) struct LeaseRow {
     pub(crate) revision: i64,
     pub(crate) holder: Option<(usize, CommandId, Vec<u8>, i64)>,
-    pub(crate) restored_at: Option<i64>,
 }
 
 /// Everything that is committed.
@@ -45,6 +48,8 @@ pub(crate) struct Database {
     /// What stored records name as gone.
     pub(crate) void: BTreeMap<(usize, StateId), RangeSet>,
     pub(crate) commands: BTreeMap<CommandId, Command>,
+    /// The number and state of each command's last report, whether the command is known or not.
+    pub(crate) reports: BTreeMap<(usize, StateId), BTreeMap<CommandId, (u32, CommandState)>>,
     pub(crate) lease: LeaseRow,
 }
 
@@ -65,7 +70,9 @@ impl Database {
             online: false,
             will_at: None,
             last_seen_at: None,
+            heartbeat_at: None,
             digest: None,
+            restored_at: None,
             reported_version: None,
             desired: desired(grouped),
         };
@@ -75,6 +82,7 @@ impl Database {
             stored: BTreeMap::new(),
             void: BTreeMap::new(),
             commands: BTreeMap::new(),
+            reports: BTreeMap::new(),
             lease: LeaseRow::default(),
         }
     }
@@ -87,13 +95,20 @@ impl Database {
             command.query_sent_at = None;
             command.revision += i64::from(FAR);
         }
-        self.lease.restored_at = Some(now_ms);
-        self.lease.revision += i64::from(FAR);
         for row in &mut self.devices {
+            row.restored_at = Some(now_ms).filter(|_| !env.has(Bug::RestoreGivesLease));
+            row.digest = None;
             let version = row.desired.version + u64::from(FAR);
             row.desired.version = version.max(now_ms.cast_unsigned());
         }
         self
+    }
+
+    /// As `store::reports::open_of_unknown`.
+    pub(crate) fn open_of_unknown(&self, device: usize, state_id: StateId) -> Vec<(CommandId, CommandState)> {
+        let reports = self.reports.get(&(device, state_id)).into_iter().flatten();
+        let unknown = reports.filter(|(id, (_, state))| state.is_open() && !self.commands.contains_key(*id));
+        unknown.map(|(id, (_, state))| (id.clone(), *state)).collect()
     }
 
     /// The open commands of a device, by priority, then age.

@@ -33,8 +33,8 @@ pub(crate) struct Device {
     pub(crate) folder: Folder,
     /// An older copy of the folder.
     pub(crate) copy: Option<Folder>,
-    /// The copy that was put back, until its age has been noticed.
-    pub(crate) put_back: Option<Folder>,
+    /// An older copy of this state database was put back last.
+    pub(crate) put_back: Option<StateId>,
     pub(crate) process: Option<Process>,
     pub(crate) boot: u128,
     booted_at_ms: i64,
@@ -129,7 +129,6 @@ impl Device {
     /// As `Folder::open` and `Commands::load`.
     fn open_folder(&mut self, env: &mut Env) {
         let new_id = StateId(env.rng.bytes());
-        self.put_back_again(env);
         if self.folder.open(new_id) {
             env.count("database behind its journal number set aside");
         }
@@ -144,24 +143,6 @@ impl Device {
         process.uplink = Some(Uplink::new(Outbox::load(disk.load(), env.mix.budget_bytes)));
         process.wanted = wanted(disk);
         process.commands.load(disk.open_commands());
-    }
-
-    /// An older copy is noticed by what one process has given out and not sent. Numbers that were given out before a
-    /// restart look like sent ones: a copy that catches up with the server that way is taken for the original. Here it
-    /// is put back once more instead.
-    fn put_back_again(&mut self, env: &mut Env) {
-        let number = |folder: &Folder| folder.disk.as_ref().map(|disk| (disk.state_id, disk.next_seq));
-        let (Some((now, next)), Some((then, from))) =
-            (number(&self.folder), self.put_back.as_ref().and_then(number))
-        else {
-            return;
-        };
-        if now != then || env.has(Bug::OldCopyUnnoticed) {
-            self.put_back = None;
-        } else if next > from {
-            self.folder.disk = self.put_back.as_ref().and_then(|folder| folder.disk.clone());
-            self.forget_unseen(env);
-        }
     }
 
     /// After an exchange of the disk: what is known to be stored names its numbers for ever; others that are not on the
@@ -257,7 +238,7 @@ impl Device {
         let uplink = self.process.as_ref()?.uplink.as_ref()?;
         let kind = record.kind();
         let body = record.into_body().ok()?;
-        let mut change = match uplink.outbox().plan(kind, body, ts_ms) {
+        let mut change = match uplink.plan(kind, body, ts_ms) {
             Ok(change) => change,
             Err(_) => {
                 env.count("outbox full");

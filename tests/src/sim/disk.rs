@@ -14,6 +14,8 @@ use protocol::ranges::RangeSet;
 pub(crate) struct Disk {
     pub(crate) state_id: StateId,
     pub(crate) next_seq: u64,
+    /// Records below this number may have been sent.
+    pub(crate) released: u64,
     pub(crate) connection: u64,
     pub(crate) journal_number: u64,
     pub(crate) committed: RangeSet,
@@ -42,6 +44,7 @@ impl Folder {
             self.disk = Some(Disk {
                 state_id: new_id,
                 next_seq: 1,
+                released: 1,
                 connection: 0,
                 journal_number: high,
                 committed: RangeSet::new(),
@@ -60,6 +63,7 @@ impl Disk {
         let voids = self.outbox.values().filter(|row| row.kind == Kind::Void);
         Loaded {
             next_seq: self.next_seq,
+            released: self.released,
             committed: self.committed.clone(),
             records: self
                 .outbox
@@ -81,6 +85,7 @@ impl Disk {
         }
         self.outbox.extend(change.insert.iter().map(|row| (row.seq, row.clone())));
         self.next_seq = self.next_seq.max(change.next_seq);
+        self.released = self.released.max(change.released.unwrap_or(0));
         if let Some(committed) = &change.committed {
             self.committed = committed.clone();
         }
@@ -103,6 +108,7 @@ impl Disk {
         }
         self.state_id = new_id;
         self.next_seq = kept.len() as u64 + 1;
+        self.released = 1;
         self.outbox = kept;
         self.committed = RangeSet::new();
         self.journal.values_mut().for_each(|(_, entry)| entry.record_seq = 0);

@@ -4,7 +4,7 @@
 use fleetd::domain::command::{Command, Order, Overridden};
 use fleetd::domain::device::DeviceRowId;
 use fleetd::domain::dispatch::{self, Plan, REQUEST_MS, Recipient};
-use fleetd::domain::lease::{self, Answer, Ask, Group, Holder, Member};
+use fleetd::domain::lease::{self, Answer, Ask, Doubt, Group, Holder, Member};
 use fleetd::domain::org::OrgId;
 use protocol::codec::Bytes;
 use protocol::command::{CommandState, CommandType, Mover};
@@ -59,7 +59,9 @@ impl Server {
 
     fn digest_differs(&mut self, device: usize, open: &[Command]) -> bool {
         let row = &self.db.devices[device];
-        let (Some((at, told)), Some(born)) = (&row.digest, &row.born) else { return false };
+        let (Some(at), Some(told), Some(born)) = (&row.heartbeat_at, &row.digest, &row.born) else {
+            return false;
+        };
         if *at < born.at || open.is_empty() {
             return false;
         }
@@ -183,8 +185,12 @@ impl Server {
                 }
                 if !env.has(Bug::LeaseNotWritten) {
                     self.db.lease.holder = Some((device, id.clone(), ask.nonce.clone(), env.now_ms));
-                    self.db.lease.restored_at = None;
                     self.db.lease.revision += 1;
+                }
+                for row in self.db.devices.iter_mut().filter(|row| row.desired.redundancy_group.is_some()) {
+                    if row.restored_at.take().is_some() {
+                        env.count("lease given after a restore");
+                    }
                 }
                 env.count("lease given");
                 env.note(|| format!("server: lease for {id}"));
@@ -227,6 +233,7 @@ impl Server {
             online: is_online(device),
             busy: runs(device) || has_lease(device),
             born_at: self.db.devices[device].born.as_ref().map(|born| born.at),
+            doubt: self.doubt(device),
         };
         let in_group = |device: usize| self.db.devices[device].desired.redundancy_group.is_some();
         let holder = lease.holder.as_ref().map(|(device, command, nonce, granted_at)| Holder {
@@ -240,9 +247,19 @@ impl Server {
         Group {
             revision: lease.revision,
             holder,
-            restored_at: lease.restored_at,
             members: (0..self.db.devices.len()).filter(|at| in_group(*at)).map(member).collect(),
         }
+    }
+
+    /// As `store::leases::read_doubt`.
+    fn doubt(&self, device: usize) -> Option<Doubt> {
+        let row = &self.db.devices[device];
+        let restored_at = row.restored_at?;
+        let state_id = row.born.as_ref().map_or(StateId([0; 8]), |born| born.birth.state_id);
+        let knows_group = row.reported_version >= Some(row.desired.version);
+        let heartbeat = row.heartbeat_at.zip(row.digest.clone());
+        let (open, unknown) = (self.db.open_of(device), self.db.open_of_unknown(device, state_id));
+        Some(Doubt::new(restored_at, knows_group, heartbeat, state_id, &open, &unknown))
     }
 
     /// Somebody asks for a command.

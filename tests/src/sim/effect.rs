@@ -31,6 +31,8 @@ pub(crate) struct Going {
     attached: bool,
     /// For a rotation: what was to be said meanwhile is said.
     said: bool,
+    /// It takes until then.
+    ends_at: i64,
 }
 
 impl Device {
@@ -85,9 +87,11 @@ impl Device {
             return;
         }
         let own_unit = kind == CommandType::RestartService && !disruptive;
-        self.going.push(Going { id: id.clone(), kind, own_unit, attached: true, said: false });
+        let takes_ms = if env.rng.chance(250) { env.rng.ms(5_000, 200_000) } else { 0 };
+        let ends_at = env.now_ms + takes_ms;
+        self.going.push(Going { id: id.clone(), kind, own_unit, attached: true, said: false, ends_at });
         let Some(state_id) = self.disk().map(|disk| disk.state_id) else { return };
-        let under_way = UnderWay { device: self.index, state_id, disruptive, restores: env.ledger.restores };
+        let under_way = UnderWay { device: self.index, state_id, disruptive };
         env.note(|| format!("device {}: the effect of {id} begins", self.index));
         env.ledger.under_way.insert(id.clone(), under_way);
     }
@@ -145,6 +149,7 @@ impl Device {
                     own_unit: false,
                     attached: true,
                     said: false,
+                    ends_at: env.now_ms,
                 }),
             }
             return Probe::Resumed;
@@ -167,7 +172,7 @@ impl Device {
 
     /// One effect goes on: first it happens, then it is heard of.
     pub(crate) fn effect(&mut self, env: &mut Env, wire: &mut Wire, at: usize) {
-        let Some(going) = self.going.get_mut(at) else { return };
+        let Some(going) = self.going.get_mut(at).filter(|going| env.now_ms >= going.ends_at) else { return };
         let now_listens = going.attached;
         if going.kind == CommandType::RotateToken && !going.said && now_listens {
             going.said = true;

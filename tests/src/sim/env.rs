@@ -79,8 +79,6 @@ pub(crate) struct UnderWay {
     pub(crate) device: usize,
     pub(crate) state_id: StateId,
     pub(crate) disruptive: bool,
-    /// The restores of the server at its begin.
-    pub(crate) restores: u32,
 }
 
 impl Env {
@@ -153,6 +151,11 @@ impl Env {
             4 => Mishap::Refused,
             _ => Mishap::FailsAfter,
         }
+    }
+
+    /// The highest number of a state database that the server ever had; 0 if it had none.
+    pub(crate) fn ever_max(&self, device: usize, state_id: StateId) -> u64 {
+        self.ledger.ever_durable.get(&(device, state_id)).and_then(RangeSet::max).unwrap_or(0)
     }
 
     /// A number that no other record has.

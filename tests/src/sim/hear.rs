@@ -1,6 +1,6 @@
 //! What a device hears, as `agent::run` takes it in.
 
-use agent::command::{Heard, accepted, id_of, refused};
+use agent::command::{Heard, accepted, id_of};
 use agent::record::Record;
 use protocol::command::payload::Payload;
 use protocol::message::{Command, Desired, DeviceAction, DeviceCommand, Reported};
@@ -38,18 +38,13 @@ impl Device {
     fn acknowledged(&mut self, env: &mut Env, ranges: &RangeSet, restores: u32) -> Result<(), Died> {
         let now = since_begin(env);
         let mut ranges = ranges.clone();
+        if let (Some(disk), true) = (self.disk(), env.has(Bug::OldCopyUnnoticed)) {
+            let sent = ranges.as_slice().iter().filter(|range| range.0 < disk.released);
+            ranges = sent.map(|range| (range.0, range.1.min(disk.released - 1))).collect();
+        }
         let Some(uplink) = self.process.as_mut().and_then(|process| process.uplink.as_mut()) else {
             return Ok(());
         };
-        if env.bug == Some(Bug::OldCopyUnnoticed) {
-            let next = uplink.outbox().next_seq();
-            ranges = ranges
-                .as_slice()
-                .iter()
-                .filter(|range| range.0 < next)
-                .map(|r| (r.0, r.1.min(next - 1)))
-                .collect();
-        }
         let opened = uplink.acknowledged(&ranges, now);
         let Some(process) = &mut self.process else { return Ok(()) };
         process.heard_restores = restores;
@@ -119,11 +114,11 @@ impl Device {
             Payload::Reboot(reboot) => u64::from(reboot.delay_seconds) * 1000,
             _ => 0,
         };
-        let write = self.with_facts(env, |_, facts| match refuse {
-            true => refused(command, "not allowed on this device".to_owned(), facts),
-            false => accepted(command, disruptive, delay_ms, facts),
+        let write = self.with_facts(env, |commands, facts| match refuse {
+            true => commands.refused(command, "not allowed on this device".to_owned(), facts),
+            false => Some(accepted(command, disruptive, delay_ms, facts)),
         });
-        match write {
+        match write.flatten() {
             Some(write) => self.journal(env, write).map(drop),
             None => Ok(()),
         }

@@ -26,18 +26,51 @@ impl Device {
                 None => return Ok(()),
                 Some(Action::Birth(id)) => self.send_birth(env, wire, id),
                 Some(Action::Records(id, kind, seqs)) => self.send_records(env, wire, id, kind, &seqs),
+                Some(Action::Release(below)) => self.release(env, below)?,
                 Some(Action::DropLink) => {
                     env.count("broker does not confirm");
                     self.disconnected(wire);
                 }
                 Some(Action::NewIdentity) => {
-                    env.count("older copy noticed by its numbers");
+                    self.noticed(env);
                     self.renew(env, wire)?;
                 }
             }
         }
         env.broken(|| format!("device {}: the uplink does not come to rest", self.index));
         Ok(())
+    }
+
+    /// As `Store::release`.
+    fn release(&mut self, env: &mut Env, below: u64) -> Result<(), Died> {
+        let now = since_begin(env);
+        let forgets = env.has(Bug::ReleaseNotWritten);
+        let noted = self.write(env, |disk| {
+            if !forgets {
+                disk.released = disk.released.max(below);
+            }
+        })?;
+        if let Some(uplink) = self.process.as_mut().and_then(|process| process.uplink.as_mut()) {
+            match noted {
+                true => uplink.released(below),
+                false => uplink.not_released(now),
+            }
+        }
+        Ok(())
+    }
+
+    /// The state is said to be an older copy: that must be true.
+    fn noticed(&mut self, env: &mut Env) {
+        let Some(disk) = self.disk() else { return };
+        let (state_id, alone) = (disk.state_id, disk.next_seq > env.ever_max(self.index, disk.state_id) + 1);
+        env.count("older copy noticed by its numbers");
+        if alone {
+            env.count("older copy noticed that had caught up");
+        }
+        let is_old = self.put_back == Some(state_id);
+        env.check(is_old, || {
+            format!("device {}: another name for a state that is no older copy", self.index)
+        });
     }
 
     fn send_birth(&mut self, env: &mut Env, wire: &mut Wire, id: PacketId) {

@@ -48,6 +48,7 @@ struct Draft {
     row: Row,
     committed: BTreeMap<StateId, RangeSet>,
     stored: Vec<(StateId, u64, u64, RangeSet)>,
+    reports: Vec<(StateId, CommandId, u32, CommandState)>,
     commands: BTreeMap<CommandId, (Command, Vec<(Command, Mover)>)>,
     acknowledge: bool,
     full: bool,
@@ -107,6 +108,7 @@ impl Server {
             row: self.db.devices[device].clone(),
             committed: BTreeMap::new(),
             stored: Vec::new(),
+            reports: Vec::new(),
             commands: BTreeMap::new(),
             acknowledge: false,
             full: false,
@@ -176,6 +178,7 @@ impl Server {
         env.note(|| format!("server: birth of device {}, connection {}", draft.device, birth.connection));
         draft.lane.born(birth, env.now_ms, committed);
         draft.row.born.clone_from(&draft.lane.born);
+        draft.row.digest = None;
         draft.row.online = true;
         draft.row.last_seen_at = Some(env.now_ms);
         draft.row.will_at = None;
@@ -224,14 +227,17 @@ impl Server {
                     continue;
                 }
                 Stored::Heartbeat(sample) => {
-                    let newer = draft.row.digest.as_ref().is_none_or(|(at, _)| *at <= sample.at);
-                    if newer && let Some(digest) = &sample.commands_digest {
-                        draft.row.digest = Some((sample.at, digest.clone()));
+                    if draft.row.heartbeat_at.is_none_or(|at| at <= sample.at || at > env.now_ms) {
+                        draft.row.heartbeat_at = Some(sample.at);
+                        draft.row.digest.clone_from(&sample.commands_digest);
                     }
                     let token = sample.outbox_depth.map_or(0, u64::from);
                     (sample.record.map_or(0, |(_, seq)| seq), token)
                 }
                 Stored::Report(report) => {
+                    if let Ok(state) = report.state.parse() {
+                        draft.reports.push((state_id, report.id.clone(), report.report_seq, state));
+                    }
                     self.fold(env, draft, report, state_id);
                     (report.seq, report_token(report))
                 }
@@ -314,7 +320,21 @@ impl Server {
             env.ledger.ever_durable.entry(key).or_default().extend(&ranges);
             self.db.committed.insert(key, ranges);
         }
-        self.db.devices[device] = draft.row.clone();
+        for (state_id, id, number, state) in &draft.reports {
+            let last = self
+                .db
+                .reports
+                .entry((device, *state_id))
+                .or_default()
+                .entry(id.clone())
+                .or_insert((0, *state));
+            if *number > last.0 {
+                *last = (*number, *state);
+            }
+        }
+        // Whose doubt a lease has ended meanwhile stays without.
+        let restored_at = self.db.devices[device].restored_at;
+        self.db.devices[device] = Row { restored_at, ..draft.row.clone() };
         for (_, moves) in draft.commands.values() {
             for (after, mover) in moves {
                 self.put(env, after.clone(), *mover);

@@ -312,8 +312,8 @@ impl World {
         let Some(copy) = self.devices[at].copy.clone() else { return };
         let (Some(now), Some(then)) = (&self.devices[at].folder.disk, &copy.disk) else { return };
         let durable = self.server.db.committed.get(&(at, then.state_id));
-        let is_seen = durable.and_then(protocol::ranges::RangeSet::max) >= Some(then.next_seq);
-        if now.state_id != then.state_id || !is_seen || !self.server.up {
+        let is_seen = durable.and_then(protocol::ranges::RangeSet::max) >= Some(then.released);
+        if now.state_id != then.state_id || !is_seen {
             return;
         }
         self.env.count("older copy of the device's state put back");
@@ -328,20 +328,17 @@ impl World {
             folder.high = high;
         }
         let device = &mut self.devices[at];
-        device.put_back = Some(device.folder.clone());
+        device.put_back = device.disk().map(|disk| disk.state_id);
         device.forget_unseen(&mut self.env);
-        self.devices[at].copy = None;
+        device.copy = None;
     }
 
     fn old_server(&mut self, _: usize) {
         // A device that was put back and has not heard of it yet has nobody else to tell it.
-        let ledger = &self.env.ledger;
-        let unheard = self.devices.iter().any(|device| {
-            device.disk().is_none_or(|disk| {
-                let ever = ledger.ever_durable.get(&(device.index, disk.state_id));
-                ever.and_then(protocol::ranges::RangeSet::max) >= Some(disk.next_seq)
-            })
-        });
+        let is_unheard = |device: &Device| {
+            device.disk().map(|disk| disk.state_id) == device.put_back && device.put_back.is_some()
+        };
+        let unheard = self.devices.iter().any(is_unheard);
         if self.env.rng.chance(600) {
             self.server.backup = Some(self.server.db.clone());
         } else if !unheard && self.server.backup.is_some() {
@@ -494,8 +491,12 @@ impl World {
             let same_state = command.sent_state_id == Some(disk.state_id);
             let known = disk.journal.get(id).map(|(_, entry)| entry.state);
             // After a restore of the server, a report that had made room on the device does not come again.
-            let guess = command.standing.inferred && env.ledger.restores > 0;
-            let agree = !same_state || known == Some(state) || guess;
+            let restored = env.ledger.restores > 0;
+            let guess = command.standing.inferred && restored;
+            // Rejected may mean that it was for an earlier state, where it may have been done.
+            let unsure =
+                state == CommandState::Indeterminate && known == Some(CommandState::Rejected) && restored;
+            let agree = !same_state || known == Some(state) || guess || unsure;
             env.check(agree, || format!("{id} is {state} at the server and {known:?} on its device"));
         }
         for device in &self.devices {

@@ -322,6 +322,33 @@ fn a_command_heard_before_the_server_has_recognised_the_state_waits_for_that() {
 }
 
 #[test]
+fn what_an_older_copy_could_get_wrong_is_not_said_before_the_server_has_recognised_the_state() {
+    // What waits in this copy, or is unknown to it, may have been done since the copy was made.
+    let mut world = World::new();
+    world.app = Liveness::Live;
+    world.apply(Op::Run(0));
+    world.apply(Op::Connected(false));
+    world.apply(Op::Crash(false));
+    let said = world.records.len();
+    world.apply(Op::Cancel(0));
+    world.apply(Op::Cancel(1));
+    let unknown =
+        DeviceCommand { command: Some(Command { kind: "dance".to_owned(), ..command(2) }), ..message() };
+    world.hear(unknown.clone());
+    world.apply(Op::Time(40 * 86_400_000));
+    go_on(&mut world);
+    assert_eq!((world.records.len(), world.disk.len()), (said, 1), "not expired, cancelled or rejected");
+    world.apply(Op::Connected(true));
+    world.apply(Op::Cancel(1));
+    world.hear(unknown);
+    go_on(&mut world);
+    assert_eq!(
+        [0, 1, 2].map(|n| state(&world, n)),
+        [CommandState::Expired, CommandState::Cancelled, CommandState::Rejected]
+    );
+}
+
+#[test]
 fn the_digest_is_of_the_open_commands_and_their_states() {
     let mut world = World::new();
     let empty = world.commands.digest();

@@ -1,12 +1,13 @@
 //! What a device does on the wire, from birth to goodbye.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use protocol::codec::{self, limit};
 use protocol::id::StateId;
-use protocol::message::{CommandReport, DeviceCommand, Presence};
+use protocol::message::{CommandReport, DeviceCommand, Heartbeat, Presence};
 use protocol::ranges::RangeSet;
 use rumqttc::mqttbytes::v4::{ConnAck, ConnectReturnCode, Packet};
 use tempfile::TempDir;
@@ -170,6 +171,77 @@ async fn a_server_that_knows_later_numbers_gets_the_records_under_a_new_identity
         .await;
     };
     beside(dir.path(), &peer.url(), script).await;
+}
+
+#[tokio::test]
+async fn an_older_copy_that_was_alone_until_it_had_caught_up_and_was_restarted_loses_no_record() {
+    let (dir, peer) = (tempfile::tempdir().unwrap(), Peer::new().await);
+    let (database, copy) = (dir.path().join("state/db"), dir.path().join("copy"));
+    let mut stored = Stored::default();
+    for connection in 1..=2 {
+        let script = async {
+            let (mut wire, _) = peer.accept().await;
+            let birth = wire.birth().await;
+            wire.ack(birth.state_id, stored.ranges()).await;
+            let enough = stored.heartbeats.len() + 2;
+            let enough = |stored: &Stored| stored.heartbeats.len() >= enough;
+            take_until(&mut wire, birth.state_id, connection, &mut stored, enough).await;
+            birth.state_id
+        };
+        drop(beside(dir.path(), &peer.url(), script).await);
+        if connection == 1 {
+            copy_folder(&database, &copy);
+        }
+    }
+    fs::remove_dir_all(&database).unwrap();
+    copy_folder(&copy, &database);
+
+    // Its births reach nobody until it has given out all the numbers that the server has.
+    let used = stored.ranges().max().unwrap();
+    let script = async {
+        loop {
+            let (mut wire, _) = peer.accept().await;
+            if wire.birth().await.next_seq > used + 1 {
+                return;
+            }
+        }
+    };
+    drop(beside(dir.path(), &peer.url(), script).await);
+    let times =
+        |stored: &Stored| stored.heartbeats.values().map(|heartbeat| heartbeat.ts).collect::<BTreeSet<i64>>();
+    let alone: BTreeSet<i64> = heartbeats_on_disk(dir.path()).difference(&times(&stored)).copied().collect();
+    assert!(alone.len() >= 2, "{alone:?}");
+    let script = async {
+        let (mut wire, _) = peer.accept().await;
+        let birth = wire.birth().await;
+        assert!(birth.next_seq > used + 1);
+        wire.ack(birth.state_id, stored.ranges()).await;
+        while wire.packet().await.is_some() {}
+        let (mut wire, _) = peer.accept().await;
+        let renewed = wire.birth().await;
+        assert_ne!(renewed.state_id, birth.state_id);
+        wire.ack(renewed.state_id, RangeSet::new()).await;
+        let mut again = Stored::default();
+        let all = |again: &Stored| alone.is_subset(&times(again));
+        take_until(&mut wire, renewed.state_id, renewed.connection, &mut again, all).await;
+    };
+    beside(dir.path(), &peer.url(), script).await;
+}
+
+/// When the heartbeats in the outbox were taken, by the device's clock.
+fn heartbeats_on_disk(dir: &Path) -> BTreeSet<i64> {
+    let state = State::open(&dir.join("state"), 0).unwrap().state;
+    let seqs: Vec<u64> = state.load().unwrap().records.iter().map(|record| record.0).collect();
+    let rows = state.rows(&seqs).unwrap().into_iter().filter(|row| row.kind == Kind::Heartbeat);
+    rows.map(|row| codec::decode::<Heartbeat>(&row.body, limit::HEARTBEAT_BYTES).unwrap().ts).collect()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
 }
 
 #[tokio::test]

@@ -124,8 +124,8 @@ fn a_record_past_the_next_number_is_set_aside() {
 fn a_newer_layout_is_set_aside_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let before = make(dir.path());
-    Connection::open(database(dir.path())).unwrap().execute_batch("PRAGMA user_version = 3").unwrap();
-    assert_eq!(open_damaged(dir.path(), before), Damage::Newer { found: 3, known: 2 });
+    Connection::open(database(dir.path())).unwrap().execute_batch("PRAGMA user_version = 4").unwrap();
+    assert_eq!(open_damaged(dir.path(), before), Damage::Newer { found: 4, known: 3 });
 }
 
 #[test]

@@ -132,7 +132,9 @@ fn a_database_of_the_first_layout_is_taken_over_with_everything_in_it() {
     for _ in 0..2 {
         let state = open(dir.path());
         assert_eq!((state.state_id(), state.inputs().unwrap()), (id, vec!["cam1".to_owned()]));
-        assert_eq!(state.load().unwrap().records, [(1, Kind::Heartbeat, 1)]);
+        let loaded = state.load().unwrap();
+        assert_eq!(loaded.records, [(1, Kind::Heartbeat, 1)]);
+        assert_eq!(loaded.released, 2, "it may have been sent");
         let entry = state.command(&"c1".parse().unwrap()).unwrap().unwrap();
         assert_eq!((entry.state, entry.kept_until_ms), (CommandState::Cancelled, 99));
         assert_eq!((entry.report.state.as_str(), entry.report.report_seq), ("cancelled", 1));

@@ -18,9 +18,20 @@ fn uplink() -> Uplink {
 }
 
 fn append(uplink: &mut Uplink, kind: Kind, bytes: usize) -> u64 {
-    let change = uplink.outbox().plan(kind, vec![7; bytes], TS_MS).unwrap();
+    let change = uplink.plan(kind, vec![7; bytes], TS_MS).unwrap();
     uplink.committed(&change);
     change.insert.last().unwrap().seq
+}
+
+/// What to do now; a database that takes everything notes at once what may have been sent.
+fn poll(uplink: &mut Uplink, now: Duration) -> Option<Action> {
+    match uplink.poll(now) {
+        Some(Action::Release(below)) => {
+            uplink.released(below);
+            uplink.poll(now)
+        }
+        other => other,
+    }
 }
 
 fn birth(uplink: &mut Uplink, now: Duration) -> PacketId {
@@ -31,7 +42,7 @@ fn birth(uplink: &mut Uplink, now: Duration) -> PacketId {
 }
 
 fn records(uplink: &mut Uplink, now: Duration) -> (PacketId, Vec<u64>) {
-    match uplink.poll(now) {
+    match poll(uplink, now) {
         Some(Action::Records(id, _, seqs)) => (id, seqs),
         other => panic!("records, not {other:?}"),
     }
@@ -143,7 +154,7 @@ fn after_a_reconnect_everything_unacknowledged_goes_again_in_the_order_of_sendin
         append(&mut uplink, kind, 90);
     }
     let drain = |uplink: &mut Uplink, now| {
-        std::iter::from_fn(|| match uplink.poll(now) {
+        std::iter::from_fn(|| match poll(uplink, now) {
             Some(Action::Records(_, _, seqs)) => Some(seqs),
             _ => None,
         })
@@ -169,7 +180,7 @@ fn at_most_32_kib_are_unacknowledged_before_the_first_round_trip() {
     }
     open(&mut uplink, seconds(0));
     let mut sent = 0;
-    while let Some(Action::Records(_, _, seqs)) = uplink.poll(seconds(0)) {
+    while let Some(Action::Records(_, _, seqs)) = poll(&mut uplink, seconds(0)) {
         sent += seqs.len();
     }
     assert!(sent * 112 <= 32 * 1024 && sent * 112 > 30 * 1024, "{sent}");
@@ -180,7 +191,7 @@ fn at_most_32_kib_are_unacknowledged_before_the_first_round_trip() {
         Duration::from_millis(100),
     );
     let mut more = 0;
-    while let Some(Action::Records(_, _, seqs)) = uplink.poll(seconds(1)) {
+    while let Some(Action::Records(_, _, seqs)) = poll(&mut uplink, seconds(1)) {
         more += u64::try_from(seqs.len()).unwrap();
     }
     assert_eq!(more, first_batch + 1, "all the rest");
@@ -211,6 +222,54 @@ fn an_acknowledgement_at_or_past_the_next_number_asks_for_a_new_identity_once() 
 }
 
 #[test]
+fn records_of_a_time_without_the_server_go_only_after_the_disk_has_noted_that_they_may_have_been_sent() {
+    let mut uplink = uplink();
+    append(&mut uplink, Kind::Event, 90);
+    append(&mut uplink, Kind::Event, 90);
+    open(&mut uplink, seconds(0));
+    assert_eq!(uplink.poll(seconds(0)), Some(Action::Release(3)));
+    uplink.released(3);
+    assert_eq!([records(&mut uplink, seconds(0)).1, records(&mut uplink, seconds(0)).1], [[1], [2]]);
+    // While records flow, the note is part of what makes a record.
+    append(&mut uplink, Kind::Event, 90);
+    assert!(matches!(uplink.poll(seconds(0)), Some(Action::Records(..))));
+    assert!(!uplink.acknowledged(&ranges(&[(1, 3)]), seconds(1)));
+    assert!(uplink.is_open(), "all of it was sent from here");
+}
+
+#[test]
+fn a_disk_that_refuses_the_note_is_asked_again_and_what_was_noted_before_flows() {
+    let mut uplink = uplink();
+    open(&mut uplink, seconds(0));
+    append(&mut uplink, Kind::Event, 90);
+    uplink.disconnected();
+    append(&mut uplink, Kind::Event, 90);
+    open(&mut uplink, seconds(9));
+    assert_eq!(uplink.poll(seconds(9)), Some(Action::Release(3)));
+    uplink.not_released(seconds(9));
+    match uplink.poll(seconds(9)) {
+        Some(Action::Records(_, _, seqs)) => assert_eq!(seqs, [1]),
+        other => panic!("what was noted, not {other:?}"),
+    }
+    assert_eq!(uplink.poll(seconds(38)), None);
+    assert_eq!(uplink.wake_at(), Some(seconds(39)));
+    assert_eq!(uplink.poll(seconds(39)), Some(Action::Release(3)));
+}
+
+#[test]
+fn an_older_copy_that_has_caught_up_and_was_started_anew_is_noticed_by_what_it_never_sent() {
+    // Numbers 1 to 4 were sent by the original after the copy was made. The copy has given out 2 to 6, alone.
+    let records = (1..=6).map(|seq| (seq, Kind::Event, 90)).collect();
+    let loaded = Loaded { next_seq: 7, released: 2, records, ..Loaded::default() };
+    let mut uplink = Uplink::new(Outbox::load(loaded, BUDGET_BYTES));
+    uplink.connected();
+    birth(&mut uplink, seconds(0));
+    assert!(!uplink.acknowledged(&ranges(&[(1, 4)]), seconds(1)));
+    assert_eq!(uplink.poll(seconds(1)), Some(Action::NewIdentity));
+    assert_eq!(uplink.outbox().to_take_over(), [1, 2, 3, 4, 5, 6], "none of them is lost");
+}
+
+#[test]
 fn a_server_that_comes_back_shortens_the_wait() {
     let mut uplink = uplink();
     uplink.connected();
@@ -234,7 +293,7 @@ fn a_withdrawn_record_is_not_waited_for() {
     open(&mut uplink, seconds(0));
     append(&mut uplink, Kind::Event, 90);
     let (packet, _) = records(&mut uplink, seconds(0));
-    let change = uplink.outbox().plan_drop(&[1], TS_MS);
+    let change = uplink.plan_drop(&[1], TS_MS);
     uplink.committed(&change);
     uplink.withdrawn(packet, &[1]);
     assert_eq!(records(&mut uplink, seconds(0)).1, [2], "the void record");

@@ -62,6 +62,7 @@ struct World {
     /// What is on the device's disk.
     disk: BTreeMap<u64, Row>,
     disk_next_seq: u64,
+    disk_released: u64,
     connected: bool,
     connection: u64,
     up: Vec<(PacketId, Up)>,
@@ -77,9 +78,10 @@ impl World {
     fn new() -> Self {
         Self {
             now: Duration::from_secs(1),
-            uplink: load(&BTreeMap::new(), 1),
+            uplink: load(&BTreeMap::new(), 1, 1),
             disk: BTreeMap::new(),
             disk_next_seq: 1,
+            disk_released: 1,
             connected: false,
             connection: 0,
             up: Vec::new(),
@@ -92,7 +94,7 @@ impl World {
     }
 
     fn append(&mut self, kind: Kind) {
-        let Ok(change) = self.uplink.outbox().plan(kind, vec![7; 100], TS_MS) else { return };
+        let Ok(change) = self.uplink.plan(kind, vec![7; 100], TS_MS) else { return };
         for seq in &change.delete {
             let row = self.disk.remove(seq).unwrap();
             let covered = self.server.ranges().contains(*seq);
@@ -101,6 +103,7 @@ impl World {
         self.disk.extend(change.insert.iter().map(|row| (row.seq, row.clone())));
         self.made.extend(change.insert.iter().map(|row| row.seq));
         self.disk_next_seq = change.next_seq;
+        self.disk_released = self.disk_released.max(change.released.unwrap_or(0));
         self.uplink.committed(&change);
     }
 
@@ -116,9 +119,14 @@ impl World {
                 }
                 Some(Action::Records(id, kind, seqs)) => {
                     assert!(self.connected && !self.sent_before_ack, "records only after an acknowledgement");
+                    assert!(seqs.iter().all(|seq| *seq < self.disk_released), "{seqs:?}");
                     let rows: Vec<Row> = seqs.iter().map(|seq| self.disk[seq].clone()).collect();
                     assert!(rows.iter().all(|row| row.kind == kind));
                     self.up.push((id, Up::Records { connection: self.connection, rows }));
+                }
+                Some(Action::Release(below)) => {
+                    self.disk_released = self.disk_released.max(below);
+                    self.uplink.released(below);
                 }
                 Some(Action::DropLink) => self.disconnect(),
                 Some(Action::NewIdentity) => panic!("nothing here calls for a new identity"),
@@ -146,7 +154,7 @@ impl World {
     /// The process dies and starts again with what is on disk.
     fn crash(&mut self) {
         self.disconnect();
-        self.uplink = load(&self.disk, self.disk_next_seq);
+        self.uplink = load(&self.disk, self.disk_next_seq, self.disk_released);
     }
 
     fn deliver_up(&mut self, lose_at_server: bool, twice: bool) {
@@ -206,10 +214,11 @@ impl World {
     }
 }
 
-fn load(disk: &BTreeMap<u64, Row>, next_seq: u64) -> Uplink {
+fn load(disk: &BTreeMap<u64, Row>, next_seq: u64, released: u64) -> Uplink {
     let voids = disk.values().filter(|row| row.kind == Kind::Void);
     let loaded = Loaded {
         next_seq,
+        released,
         committed: RangeSet::new(),
         records: disk
             .values()

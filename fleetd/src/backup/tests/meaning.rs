@@ -32,8 +32,9 @@ fn stage() -> Place {
          INSERT INTO refresh_tokens (id, org_id, user_id, family_id, token_sha256, token_version, created_at, expires_at) \
          VALUES ('r', '{ORG}', 'u', 'f', 'h', 3, 1, 2);"
     );
-    sql +=
-        &format!("INSERT INTO device_state (device_id, org_id, last_heartbeat) VALUES ('http', '{ORG}', 5);");
+    sql += &format!(
+        "INSERT INTO device_state (device_id, org_id, last_heartbeat, commands_digest) VALUES ('http', '{ORG}', 5, x'01');"
+    );
     place.sql(&sql);
     place.back_up("backup").unwrap();
     place.clock.advance_ms(3_600_000);
@@ -58,10 +59,11 @@ fn every_open_command_is_asked_about_first_and_says_why() {
 }
 
 #[test]
-fn no_group_has_a_lease_to_give_until_its_members_have_come_back() {
+fn of_every_device_it_has_to_be_shown_what_it_has_open_before_a_group_has_a_lease_to_give() {
     let place = stage();
-    let held_back = "SELECT count(*) FROM redundancy_leases WHERE restored_at = 1766919600000";
-    assert_eq!(place.number(held_back), 2, "one with a lease, one without");
+    assert_eq!(place.number("SELECT count(*) FROM devices WHERE restored_at = 1766919600000"), 3);
+    let told_before = "SELECT count(*) FROM device_state WHERE commands_digest IS NOT NULL";
+    assert_eq!(place.number(told_before), 0);
     assert_eq!(
         place.number("SELECT count(*) FROM redundancy_leases WHERE command_id = 'held'"),
         1,

@@ -222,7 +222,8 @@ fn an_older_database_is_brought_up_to_date_and_then_marked() {
          ALTER TABLE heartbeat_days DROP COLUMN chained; \
          ALTER TABLE heartbeat_days ADD COLUMN sealed BIGINT NOT NULL DEFAULT 0; \
          ALTER TABLE device_state DROP COLUMN connected_at; DROP INDEX users_by_org; \
-         ALTER TABLE users DROP COLUMN kind; DROP INDEX api_keys_by_expiry; DELETE FROM refinery_schema_history WHERE version >= 14",
+         ALTER TABLE users DROP COLUMN kind; DROP INDEX api_keys_by_expiry; \
+         ALTER TABLE devices DROP COLUMN restored_at; DELETE FROM refinery_schema_history WHERE version >= 14",
     );
     let made = place.back_up("backup").unwrap();
     assert_eq!(made.manifest.schema_version, 13);

@@ -131,3 +131,38 @@ proptest! {
         prop_assert_eq!(&lane.committed, &expected);
     }
 }
+
+#[test]
+fn only_a_heartbeat_that_was_taken_since_the_birth_says_what_is_open() {
+    let mut lane = lane(none());
+    let birth = Birth { next_seq: 5, ..lane.born.clone().unwrap().birth };
+    lane.born(birth, NOW, none());
+    let mut digest = |seq: u64| {
+        let heartbeat = Heartbeat {
+            seq,
+            connection: 1,
+            ts: NOW,
+            since_boot_ms: 0,
+            cpu_permille: None,
+            mem_permille: None,
+            disk_free_mib: None,
+            disk_total_mib: None,
+            temperature_decicelsius: None,
+            load_centi: None,
+            recording_active: false,
+            mixer_active: false,
+            active_inputs: 0,
+            degradation_level: 0,
+            commands_digest: Some(codec::Bytes(vec![1; 4])),
+            outbox_depth: 0,
+            live: None,
+            errors: Vec::new(),
+        };
+        let taken = lane.records(Some(Uplink::Heartbeat), &encode_packed(&heartbeat).unwrap(), NOW);
+        match taken.stored.last() {
+            Some(Stored::Heartbeat(sample)) => sample.commands_digest.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!([digest(4), digest(5)], [None, Some(vec![1; 4])]);
+}

@@ -5,8 +5,13 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::*;
+use protocol::command::CommandType;
+use serde_json::json;
 
+use super::*;
+use crate::domain::{command::Order, org::OrgId};
+
+const STATE: StateId = StateId([7; 8]);
 const MINUTE: i64 = 60_000;
 
 fn row(n: usize) -> DeviceRowId {
@@ -14,7 +19,28 @@ fn row(n: usize) -> DeviceRowId {
 }
 
 fn member(n: usize) -> Member {
-    Member { device: row(n), online: true, busy: false, born_at: Some(10) }
+    Member { device: row(n), online: true, busy: false, born_at: Some(10), doubt: None }
+}
+
+/// Of a device with these commands, after a restore at 50 and a heartbeat of this time that names `told`.
+fn doubt(
+    open: &[Command],
+    unknown: &[(&str, CommandState)],
+    at: i64,
+    told: &[(&str, CommandState)],
+) -> Doubt {
+    let ids = |all: &[(&str, CommandState)]| -> Vec<(CommandId, CommandState)> {
+        all.iter().map(|(id, state)| (id.parse().unwrap(), *state)).collect()
+    };
+    let told = ids(told);
+    let digest = open_digest(told.iter().map(|(id, state)| (id, *state))).to_vec();
+    Doubt::new(50, true, Some((at, digest)), STATE, open, &ids(unknown))
+}
+
+fn doubted(doubt: Doubt) -> Group {
+    let mut group = group();
+    group.members[1] = Member { born_at: Some(60), doubt: Some(doubt), ..member(1) };
+    group
 }
 
 fn group() -> Group {
@@ -80,18 +106,77 @@ fn none_is_given_while_a_partner_is_offline() {
     assert_eq!(answer(&group, &ask(1, "a", 1), 1000), Answer::Grant, "it asks, so it is there");
 }
 
+const LATER: i64 = 60 + MINUTE;
+
 #[test]
-fn after_a_restore_none_is_given_until_every_member_has_given_birth() {
-    let mut group = group();
-    group.restored_at = Some(50);
-    assert!(waits(&group, &ask(0, "a", 1), 1000));
-    group.members[0].born_at = Some(60);
-    group.members[1].born_at = Some(60);
-    assert!(waits(&group, &ask(0, "a", 1), 1000));
-    group.members[2].born_at = None;
-    assert!(waits(&group, &ask(0, "a", 1), 1000));
-    group.members[2].born_at = Some(51);
-    assert_eq!(answer(&group, &ask(0, "a", 1), 1000), Answer::Grant);
+fn after_a_restore_none_is_given_until_a_minute_after_its_birth_every_member_has_shown_that_all_is_known() {
+    let in_order = doubt(&[], &[], LATER, &[]);
+    assert_eq!(answer(&doubted(in_order.clone()), &ask(0, "a", 1), 1000), Answer::Grant);
+    // The one that asks is no exception: another of its commands may be at work.
+    assert_eq!(answer(&doubted(in_order.clone()), &ask(1, "a", 1), 1000), Answer::Grant);
+    let too_early = doubt(&[], &[], LATER - 1, &[]);
+    for asking in [0, 1] {
+        assert!(waits(&doubted(too_early.clone()), &ask(asking, "a", 1), 1000));
+    }
+    let silent = Doubt { heartbeat: None, ..in_order.clone() };
+    let unaware = Doubt { knows_group: false, ..in_order.clone() };
+    for doubt in [silent, unaware] {
+        assert!(waits(&doubted(doubt), &ask(0, "a", 1), 1000));
+    }
+    let mut group = doubted(in_order);
+    for born_at in [None, Some(50)] {
+        group.members[1].born_at = born_at;
+        assert!(waits(&group, &ask(0, "a", 1), 1000), "{born_at:?}");
+    }
+}
+
+#[test]
+fn a_command_that_the_restored_server_does_not_know_keeps_the_lease_until_it_has_ended_or_is_known_to_be_held()
+ {
+    let (held, running) = (CommandState::Held, CommandState::Running);
+    let shown = |unknown: &[(&str, CommandState)], told: &[(&str, CommandState)]| {
+        answer(&doubted(doubt(&[], unknown, LATER, told)), &ask(0, "a", 1), 1000)
+    };
+    assert!(matches!(shown(&[], &[("z", running)]), Answer::Wait(_)), "nothing was heard of it yet");
+    assert!(matches!(shown(&[], &[("z", held)]), Answer::Wait(_)));
+    assert!(matches!(shown(&[("z", held)], &[("z", running)]), Answer::Wait(_)), "its report is on its way");
+    assert!(matches!(shown(&[("z", running)], &[("z", running)]), Answer::Wait(_)));
+    assert_eq!(shown(&[("z", held)], &[("z", held)]), Answer::Grant, "without a lease it does not begin");
+    assert_eq!(shown(&[], &[]), Answer::Grant, "it has ended");
+}
+
+#[test]
+fn a_command_that_went_on_after_the_copy_was_made_keeps_the_lease_until_the_server_knows_how_it_stands() {
+    let command = |state| {
+        let mut command = Command::new(Order {
+            id: "x".parse().unwrap(),
+            org_id: OrgId::new("org".to_owned()),
+            device_id: row(1),
+            device: "cam-1".parse().unwrap(),
+            kind: CommandType::Reboot,
+            payload: json!({}),
+            priority: 5,
+            timeout_seconds: 120,
+            notes: None,
+            created_by: "user:a@b.c".to_owned(),
+            created_by_name: None,
+            created_at: 1,
+            expires_at: 9_000_000,
+            reference: None,
+            request_hash: String::new(),
+        });
+        command.sent_state_id = Some(STATE);
+        command.standing.state = state;
+        command
+    };
+    for state in [CommandState::Pending, CommandState::Sent, CommandState::Acked, CommandState::Held] {
+        let open = [command(state)];
+        let runs = doubt(&open, &[], LATER, &[("x", CommandState::Running)]);
+        assert!(waits(&doubted(runs), &ask(0, "a", 1), 1000), "{state}");
+    }
+    let open = [command(CommandState::Held)];
+    let stands = doubt(&open, &[], LATER, &[("x", CommandState::Held)]);
+    assert_eq!(answer(&doubted(stands), &ask(0, "a", 1), 1000), Answer::Grant);
 }
 
 /// A member with its commands, as it is; the server knows only what was reported.
@@ -178,9 +263,8 @@ proptest! {
                             ended: devices[device].reported.ended.contains_key(&command),
                             online: devices[device].online,
                         }),
-                        restored_at: None,
                         members: (0..3)
-                            .map(|n| Member { device: row(n), online: devices[n].online, busy: false, born_at: None })
+                            .map(|n| Member { online: devices[n].online, ..member(n) })
                             .collect(),
                     };
                     let id = format!("{n}-{command}").parse().unwrap();

@@ -56,6 +56,28 @@ fn step(folded: Folded) -> Option<Step> {
 }
 
 #[test]
+fn a_rejection_of_what_a_restored_server_may_have_sent_to_an_earlier_state_leaves_open_whether_it_was_done() {
+    let forgotten = |query_first| {
+        let mut command = sent(CommandType::Reboot);
+        command.standing = Standing::PENDING;
+        command.sent_state_id = None;
+        command.query_first = query_first;
+        command
+    };
+    let rejected = report(1, "rejected");
+    let mut command = forgotten(true);
+    step(fold(&mut command, &rejected, STATE, 5_000)).unwrap();
+    assert_eq!((command.state(), command.standing.inferred), (CommandState::Indeterminate, false));
+    assert!(matches!(fold(&mut command, &rejected, STATE, 6_000), Folded::Refused(_)), "once and for all");
+    // Whoever knows where it was sent believes it.
+    let mut command = forgotten(true);
+    command.standing = Standing::PENDING.by_server(CommandState::Sent).unwrap();
+    command.sent_state_id = Some(STATE);
+    step(fold(&mut command, &rejected, STATE, 5_000)).unwrap();
+    assert_eq!(command.state(), CommandState::Rejected);
+}
+
+#[test]
 fn a_report_moves_its_command_and_both_clocks_are_kept() {
     let mut command = sent(CommandType::Reboot);
     let step = step(fold(&mut command, &report(1, "acked"), STATE, 2000)).unwrap();

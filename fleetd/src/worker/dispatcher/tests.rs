@@ -108,6 +108,23 @@ impl Bench {
         command
     }
 
+    /// A heartbeat, taken now, of a device with these open commands.
+    async fn heartbeat(&self, device: &str, open: &[(&str, CommandState)]) {
+        let ids: Vec<(CommandId, CommandState)> =
+            open.iter().map(|(id, state)| (id.parse().unwrap(), *state)).collect();
+        let digest = open_digest(ids.iter().map(|(id, state)| (id, *state)));
+        let sql = "UPDATE device_state SET heartbeat_at = ?1, commands_digest = ?2 WHERE device_id = ?3";
+        self.sql(sql, values![self.app.clock.now_ms(), digest.to_vec(), device]).await;
+    }
+
+    /// An admin takes the lease of a group back.
+    async fn release(&self, name: &str) {
+        let org = OrgId::new(ORG.to_owned());
+        let group = leases::group(&self.app.store, &org, name).await.unwrap();
+        let release = leases::release(&org, name, &group, self.app.clock.now_ms());
+        self.app.store.apply(release).await.unwrap();
+    }
+
     async fn stands(&self, id: &str) -> Command {
         lookup::by_id(&self.app.store, id).await.unwrap().unwrap()
     }
@@ -340,8 +357,7 @@ async fn a_partner_that_came_into_the_group_in_the_middle_of_a_restart_keeps_the
     asks(&bench, "one").await;
     assert_eq!(bench.look().await, [], "two is being disrupted, though it never had the lease");
     // Unless an admin says that it is over.
-    let release = leases::release(&OrgId::new(ORG.to_owned()), "hall", 0, bench.app.clock.now_ms());
-    bench.app.store.apply_one(release).await.unwrap();
+    bench.release("hall").await;
     assert_eq!(bench.look().await, [said("one", "go")]);
     bench.app.clock.advance_ms(1);
     bench.command("again", "two").await;
@@ -397,6 +413,72 @@ async fn a_partner_that_polls_and_was_handed_something_disruptive_keeps_the_othe
     asks(&bench, "one").await;
     assert_eq!(bench.look().await, []);
     bench.report("two", CommandState::Completed).await;
+    assert_eq!(bench.look().await, [said("one", "go")]);
+}
+
+/// Two of a group, one of which asks for the lease, after a restore since which both have given birth.
+async fn restored() -> Bench {
+    let mut bench = Bench::new().await;
+    for id in ["one", "two"] {
+        bench.device(id).await;
+    }
+    bench.command("one", "one").await;
+    bench.sql("UPDATE devices SET redundancy_group = 'hall', restored_at = ?1", values![NOW - 1]).await;
+    bench.born("one").await;
+    bench.born("two").await;
+    bench.look().await;
+    bench.app.clock.advance_ms(60_000);
+    asks(&bench, "one").await;
+    assert_eq!(bench.look().await, []);
+    bench.heartbeat("one", &[("one", CommandState::Held)]).await;
+    bench
+}
+
+#[tokio::test]
+async fn after_a_restore_a_partner_that_runs_a_forgotten_command_keeps_the_others_waiting() {
+    let mut bench = restored().await;
+    bench.heartbeat("two", &[("forgotten", CommandState::Running)]).await;
+    assert_eq!(bench.look().await, []);
+    let report = |report_seq: u32, state: CommandState| {
+        let key = DeviceKey { device_id: "two".to_owned(), org_id: ORG.to_owned() };
+        let report = protocol::message::CommandReport {
+            seq: u64::from(report_seq),
+            connection: 1,
+            ts: 0,
+            id: "forgotten".parse().unwrap(),
+            report_seq,
+            state: state.to_string(),
+            reason: None,
+            progress_percent: None,
+            result: None,
+            error: None,
+            nonce: None,
+            token_sha256: None,
+        };
+        crate::store::reports::put_report(&key, STATE, &report, NOW)
+    };
+    for (report_seq, state) in [(1, CommandState::Acked), (2, CommandState::Held), (3, CommandState::Running)]
+    {
+        bench.app.store.apply_one(report(report_seq, state)).await.unwrap();
+        assert_eq!(bench.look().await, [], "{state}");
+    }
+    bench.app.store.apply_one(report(4, CommandState::Completed)).await.unwrap();
+    assert_eq!(bench.look().await, [], "by its last heartbeat it runs");
+    bench.heartbeat("two", &[]).await;
+    assert_eq!(bench.look().await, [said("one", "go")]);
+    // From here on all is known, whatever the heartbeats say.
+    bench.heartbeat("two", &[("other", CommandState::Running)]).await;
+    bench.report("one", CommandState::Completed).await;
+    bench.command("next", "one").await;
+    bench.look().await;
+    asks(&bench, "next").await;
+    assert_eq!(bench.look().await, [said("one", "go")]);
+}
+
+#[tokio::test]
+async fn after_a_restore_an_admin_may_say_that_no_member_is_being_disrupted() {
+    let mut bench = restored().await;
+    bench.release("hall").await;
     assert_eq!(bench.look().await, [said("one", "go")]);
 }
 
