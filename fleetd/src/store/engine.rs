@@ -3,7 +3,14 @@
 //! SQL texts are constants with numbered parameters (`?1`), times are `BIGINT` milliseconds since 1970, ids and JSON
 //! are `TEXT`, truth values are `BIGINT` 0 or 1. What differs between engines lives in `migrations/` and in the engine.
 
-use std::{cell::Cell, error::Error, path::PathBuf, sync::Arc};
+use std::{
+    error::Error,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 /// A value that goes into a statement or comes out of a row.
 #[derive(Clone, PartialEq)]
@@ -81,12 +88,12 @@ macro_rules! values {
 
 /// One row of an answer. The getters go by column name and give an error, never a panic, for a column that is absent
 /// or of another type.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Row {
     columns: Arc<[String]>,
     values: Vec<Value>,
     /// Behind the column that was asked for last: rows are mostly read in the order of their columns.
-    next: Cell<usize>,
+    next: AtomicUsize,
 }
 
 macro_rules! getters {
@@ -120,14 +127,14 @@ impl Row {
     /// A row of these values under these names, which are as many.
     #[must_use]
     pub fn new(columns: Arc<[String]>, values: Vec<Value>) -> Self {
-        Self { columns, values, next: Cell::new(0) }
+        Self { columns, values, next: AtomicUsize::new(0) }
     }
 
     fn get(&self, column: &str) -> Result<&Value, StoreError> {
-        let (next, all) = (self.next.get(), self.columns.len());
+        let (next, all) = (self.next.load(Ordering::Relaxed), self.columns.len());
         let mut places = (next..all).chain(0..next.min(all));
         let at = places.find(|at| self.columns[*at] == column);
-        self.next.set(at.map_or(0, |at| at + 1));
+        self.next.store(at.map_or(0, |at| at + 1), Ordering::Relaxed);
         at.and_then(|at| self.values.get(at)).ok_or_else(|| wrong_column(column, "in the answer"))
     }
 
@@ -285,7 +292,7 @@ impl Statement {
 }
 
 /// What one statement of a committed transaction did.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// Rows inserted, updated or deleted.
     pub changed: u64,
