@@ -237,6 +237,7 @@ fn day_number(day: Day) -> Result<i64> {
     }
 }
 
-const WHY_NOT: &str = "A page of devices is counted and read, with every column of the summary and the show lock of each; the day's 1,440 heartbeats are \
-     on as many pages of the file. The writer commits beside it, which empties the readers' page caches each time. Not profiled yet: how much of it is \
-     the reading, the rows' way through names of columns, or the JSON.";
+const WHY_NOT: &str = "For a page of devices SQLite itself takes 1.0 to 1.3 ms for 100 rows of 60 columns (of it 0.3 ms the show locks and open commands of each) \
+     and 0.35 ms to count 10,000 in an index; the rest is JSON, HTTP, and the writer that commits beside it, after which readers find their page \
+     caches empty. A day's 1,440 heartbeats are on as many pages of the file; a quarter of the time is their JSON, a tenth the formatting of \
+     their times.";
