@@ -11,7 +11,7 @@ const STEPS: u64 = 260_000;
 
 /// Moves that take several accidents at once: a report that tells them overtakes all the ones before. Some of them happen in
 /// a million steps, all of them only in long runs.
-const RARE: [&str; 27] = [
+const RARE: [&str; 28] = [
     "pending → held by device",
     "pending → running by device",
     "pending → completed by device",
@@ -19,6 +19,7 @@ const RARE: [&str; 27] = [
     "pending → timed_out by device",
     "pending → cancelled by device",
     "pending → expired by device",
+    "pending → rejected by device",
     "sent → failed by device",
     "sent → timed_out by device",
     "acked → completed by device",

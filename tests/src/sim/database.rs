@@ -19,6 +19,8 @@ const FAR: u32 = 1_000_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) born: Option<Born>,
+    /// How often the server had been restored at that birth.
+    pub(crate) born_after: u32,
     pub(crate) online: bool,
     pub(crate) will_at: Option<i64>,
     pub(crate) last_seen_at: Option<i64>,
@@ -67,6 +69,7 @@ impl Database {
         };
         let row = |grouped: bool| Row {
             born: None,
+            born_after: 0,
             online: false,
             will_at: None,
             last_seen_at: None,

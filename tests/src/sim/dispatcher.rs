@@ -193,6 +193,11 @@ impl Server {
                     }
                 }
                 env.count("lease given");
+                let members = self.db.devices.iter().filter(|row| row.desired.redundancy_group.is_some());
+                let all_are_back = members.into_iter().all(|row| row.born_after == env.ledger.restores);
+                env.check(all_are_back, || {
+                    "a lease after a restore, before every member had given birth".to_owned()
+                });
                 env.note(|| format!("server: lease for {id}"));
                 if mishap == Mishap::DiesAfter {
                     self.kill(env, wires);

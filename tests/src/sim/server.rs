@@ -178,6 +178,7 @@ impl Server {
         env.note(|| format!("server: birth of device {}, connection {}", draft.device, birth.connection));
         draft.lane.born(birth, env.now_ms, committed);
         draft.row.born.clone_from(&draft.lane.born);
+        draft.row.born_after = env.ledger.restores;
         draft.row.digest = None;
         draft.row.online = true;
         draft.row.last_seen_at = Some(env.now_ms);
