@@ -10,35 +10,31 @@ pub(crate) fn matches(filter: impl AsRef<[u8]>, topic: impl AsRef<[u8]>) -> bool
     if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
         return false;
     }
-    let ends_level = |at: usize| matches!(filter.get(at), None | Some(b'/'));
-    // What is the same at the beginning has no wildcard.
-    let (a, b) = (filter.as_chunks::<8>().0, topic.as_chunks::<8>().0);
-    let same = 8 * a.iter().zip(b).take_while(|(a, b)| a == b).count();
-    let begin = filter[..same].iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
-    let (mut f, mut t) = (begin, begin);
+    let begins_level = |at: usize| at == 0 || filter[at - 1] == b'/';
+    let (mut f, mut t) = (0, 0);
     loop {
-        // At the beginning of a level of both, or behind the topic's last one.
+        // What is the same has no wildcard in it.
+        let same = common_len(&filter[f..], &topic[t..]);
+        (f, t) = (f + same, t + same);
         match filter.get(f) {
-            Some(b'#') if ends_level(f + 1) => return true,
-            Some(b'+') if t <= topic.len() && ends_level(f + 1) => {
+            None => return t == topic.len(),
+            Some(b'#') => return begins_level(f),
+            Some(b'+') if begins_level(f) => {
                 f += 1;
                 t += topic[t..].iter().take_while(|byte| **byte != b'/').count();
             }
-            _ => {
-                while let Some(byte) = filter.get(f).filter(|byte| **byte != b'/') {
-                    if topic.get(t) != Some(byte) {
-                        return false;
-                    }
-                    (f, t) = (f + 1, t + 1);
-                }
-            }
-        }
-        match (filter.get(f), topic.get(t)) {
-            (None, None) => return t == topic.len(),
-            (Some(_), Some(b'/') | None) if t <= topic.len() => (f, t) = (f + 1, t + 1),
+            // `a/#` matches `a` as well.
+            Some(b'/') if t == topic.len() => return filter.get(f + 1) == Some(&b'#'),
             _ => return false,
         }
     }
+}
+
+/// How many bytes at the beginning are the same.
+fn common_len(a: &[u8], b: &[u8]) -> usize {
+    let (a_words, b_words) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+    let words = 8 * a_words.iter().zip(b_words).take_while(|(a, b)| a == b).count();
+    words + a[words..].iter().zip(&b[words..]).take_while(|(a, b)| a == b).count()
 }
 
 /// True if some topic matches both filters.

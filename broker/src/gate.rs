@@ -388,8 +388,15 @@ async fn sweep(gate: Weak<Gate>) {
         tick.tick().await;
         let Some(gate) = gate.upgrade() else { return };
         gate.logs.forsake_stuck_readers();
-        for (origin, will) in gate.registry.sweep(Instant::now()) {
-            gate.publish_will(origin, &will).await;
+        let wills = gate.registry.sweep(Instant::now());
+        if !wills.is_empty() {
+            // They may have to wait, and it may be for what this task does next.
+            let gate = gate.clone();
+            tokio::spawn(async move {
+                for (origin, will) in wills {
+                    gate.publish_will(origin, &will).await;
+                }
+            });
         }
         // Expired ones are not delivered in any case; this gives their room back.
         if round % 64 == 0 {

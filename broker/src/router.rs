@@ -15,7 +15,7 @@
 //! - A log forgets its oldest messages when it is full: [`logs`](crate::logs) sees to it that nobody still wants them.
 //! - `Ready` is sent exactly once for each `Unschedule`.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,13 +24,15 @@ use futures_util::FutureExt;
 use rumqttd::local::{LinkBuilder, LinkRx, LinkTx};
 use rumqttd::protocol::{Filter, Packet, PingReq, Publish, QoS, RetainForwardRule, Subscribe, Unsubscribe};
 use rumqttd::{Notification, RouterConfig, SegmentConfig};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::channel::SMALL_LOGS;
 use crate::limits::Limits;
 use crate::logs::{SEGMENTS, SERVICE_SEGMENT_BYTES, SMALL_SEGMENT_BYTES};
 use crate::message::Message;
 
+/// Room for so many messages on their way to the router is kept when there are none.
+const KEEP_WAITING: usize = 1_024;
 /// How long the router may leave a question unanswered before it counts as gone.
 const ROUTER_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -52,7 +54,7 @@ type MakeLink = dyn Fn(&str) -> Result<(LinkTx, LinkRx, Notification), RouterGon
 /// The running router.
 pub(crate) struct Router {
     make: Box<MakeLink>,
-    uplink: Arc<LinkSender>,
+    uplink: Arc<Uplink>,
     idle: Mutex<Vec<(Arc<LinkSender>, LinkReceiver)>>,
     made: AtomicU64,
     max_links: u64,
@@ -77,17 +79,18 @@ impl Router {
         // The type of the router's events has no public name; a closure hides it.
         let make: Box<MakeLink> =
             Box::new(move |id| LinkBuilder::new(id, events.clone()).build().map_err(|_| RouterGone));
-        let (uplink, _) = build(&make, "uplink")?;
+        let uplink = Arc::new(Uplink::new(build(&make, "uplink")?.0));
         let (sender, receiver) = build(&make, "watch")?;
         let (alive, _) = watch::channel(true);
         let router = Arc::new(Router {
             make,
-            uplink,
+            uplink: uplink.clone(),
             idle: Mutex::default(),
             made: AtomicU64::new(0),
             max_links,
             alive,
         });
+        tokio::spawn(async move { uplink.carry().await });
         tokio::spawn(watch_router(Arc::downgrade(&router), sender, receiver));
         Ok(router)
     }
@@ -108,7 +111,9 @@ impl Router {
             self.made.fetch_sub(1, Ordering::Relaxed);
             return Err(LinkRefused::Full);
         }
-        build(&self.make, &format!("link-{number}")).map_err(|RouterGone| LinkRefused::Gone)
+        let (sender, receiver) =
+            build(&self.make, &format!("link-{number}")).map_err(|RouterGone| LinkRefused::Gone)?;
+        Ok((Arc::new(sender), receiver))
     }
 
     /// Takes a session's link back: unsubscribes it and drops what is still on its way.
@@ -132,11 +137,14 @@ impl Router {
         }
     }
 
-    /// Hands messages to the router, each with its channel, and leaves none.
+    /// Takes messages, each with its channel, to hand them to the router in a moment, and leaves none.
     pub(crate) fn publish(&self, messages: &mut Vec<(Bytes, Message)>) -> Result<(), RouterGone> {
-        let Some((channel, message)) = messages.pop() else { return Ok(()) };
-        let before = messages.drain(..).map(|(channel, message)| packet(channel, &message));
-        self.uplink.push_all(before, packet(channel, &message))
+        self.uplink.publish(messages)
+    }
+
+    /// Hands to the router what was published so far: before a subscription that is not to get it.
+    pub(crate) fn hand_over(&self) -> Result<(), RouterGone> {
+        self.uplink.hand_over()
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -150,17 +158,87 @@ impl Router {
     }
 }
 
-fn build(make: &MakeLink, id: &str) -> Result<(Arc<LinkSender>, LinkReceiver), RouterGone> {
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.uplink.close();
+    }
+}
+
+/// The link that publishes for everybody.
+///
+/// To wake the router's thread costs more than a message does. So what is published waits until the tasks that are ready
+/// now have run, and what they publish goes along: many messages for each time under load, one where there is none.
+struct Uplink {
+    sender: LinkSender,
+    waiting: Mutex<Vec<(Bytes, Message)>>,
+    /// Something waits, or it is over.
+    comes: Notify,
+    is_closed: AtomicBool,
+}
+
+impl Uplink {
+    fn new(sender: LinkSender) -> Uplink {
+        Uplink { sender, waiting: Mutex::default(), comes: Notify::new(), is_closed: AtomicBool::new(false) }
+    }
+
+    fn publish(&self, messages: &mut Vec<(Bytes, Message)>) -> Result<(), RouterGone> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(RouterGone);
+        }
+        let mut waiting = lock(&self.waiting);
+        let is_first = waiting.is_empty();
+        waiting.append(messages);
+        drop(waiting);
+        if is_first {
+            self.comes.notify_one();
+        }
+        Ok(())
+    }
+
+    fn hand_over(&self) -> Result<(), RouterGone> {
+        // Held while the messages are on their way, so that no later ones overtake them.
+        let mut tx = lock(&self.sender.tx);
+        let mut waiting = std::mem::take(&mut *lock(&self.waiting));
+        let Some((channel, message)) = waiting.pop() else { return Ok(()) };
+        let before = waiting.drain(..).map(|(channel, message)| packet(channel, &message));
+        let pushed = push_all(&mut tx, before, packet(channel, &message));
+        let mut next = lock(&self.waiting);
+        if next.capacity() == 0 && waiting.capacity() <= KEEP_WAITING {
+            *next = waiting;
+        }
+        pushed
+    }
+
+    /// Hands over what comes, until the end.
+    async fn carry(&self) {
+        while !self.is_closed.load(Ordering::Acquire) {
+            self.comes.notified().await;
+            tokio::task::yield_now().await;
+            if self.hand_over().is_err() {
+                self.close();
+            }
+        }
+    }
+
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.comes.notify_one();
+    }
+}
+
+fn build(make: &MakeLink, id: &str) -> Result<(LinkSender, LinkReceiver), RouterGone> {
     let (tx, rx, _) = make(id)?;
     // Room for 200 packets of 400 bytes is set aside for each link; it grows again where it is needed.
     tx.buffer().shrink_to(4);
     let pings = Arc::new(AtomicUsize::new(0));
-    let sender = LinkSender { tx: Mutex::new(tx), pings: pings.clone() };
-    Ok((Arc::new(sender), LinkReceiver { rx, pings }))
+    Ok((LinkSender { tx: Mutex::new(tx), pings: pings.clone() }, LinkReceiver { rx, pings }))
 }
 
 /// Asks the router every second whether it is there. The question also sets a stalled ready queue going again.
-async fn watch_router(router: std::sync::Weak<Router>, sender: Arc<LinkSender>, mut receiver: LinkReceiver) {
+async fn watch_router(router: std::sync::Weak<Router>, sender: LinkSender, mut receiver: LinkReceiver) {
     loop {
         let answered = async {
             sender.ping()?;
@@ -191,28 +269,8 @@ pub(crate) struct LinkSender {
 }
 
 impl LinkSender {
-    /// Hands a packet over. The router takes all waiting packets at one event, so an event is sent only with the first.
     fn push(&self, packet: Packet) -> Result<(), RouterGone> {
-        self.push_all(std::iter::empty(), packet)
-    }
-
-    /// As [`LinkSender::push`], with those that go before.
-    fn push_all(&self, before: impl Iterator<Item = Packet>, last: Packet) -> Result<(), RouterGone> {
-        let mut tx = lock(&self.tx);
-        {
-            let mut waiting = tx.buffer();
-            let is_first = waiting.is_empty();
-            waiting.extend(before);
-            if !is_first {
-                waiting.push_back(last);
-                return Ok(());
-            }
-        }
-        // `send` is async in name only: it has nothing to wait for but room in a channel, for which it blocks.
-        match tx.send(last).now_or_never() {
-            Some(Ok(_)) => Ok(()),
-            _ => Err(RouterGone),
-        }
+        push_all(&mut lock(&self.tx), std::iter::empty(), packet)
     }
 
     /// Subscribes; the answer is [`FromRouter::Subscribed`] with the same token.
@@ -241,6 +299,24 @@ impl LinkSender {
     pub(crate) fn ping(&self) -> Result<(), RouterGone> {
         self.pings.fetch_add(1, Ordering::AcqRel);
         self.push(Packet::PingReq(PingReq))
+    }
+}
+
+/// Hands packets over. The router takes all waiting packets at one event, so an event is sent only with the first.
+fn push_all(tx: &mut LinkTx, before: impl Iterator<Item = Packet>, last: Packet) -> Result<(), RouterGone> {
+    {
+        let mut waiting = tx.buffer();
+        let is_first = waiting.is_empty();
+        waiting.extend(before);
+        if !is_first {
+            waiting.push_back(last);
+            return Ok(());
+        }
+    }
+    // `send` is async in name only: it has nothing to wait for but room in a channel, for which it blocks.
+    match tx.send(last).now_or_never() {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(RouterGone),
     }
 }
 

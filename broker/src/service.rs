@@ -218,6 +218,7 @@ pub(crate) fn link(
     let mut readers = Readers::default();
     let channels = readers.join(&gate.logs, &scope, kinds, 1);
     if !channels.is_empty() {
+        gate.router.hand_over()?;
         sender.subscribe(1, channels)?;
         // A fresh link has nothing else to say before the answer, or drops what an earlier user left.
         while !matches!(receiver.next_now()?, FromRouter::Subscribed(1)) {}

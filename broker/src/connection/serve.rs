@@ -365,8 +365,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                     break;
                 }
             } else {
-                // What was published before a filter is changed is not for that filter.
-                self.gate.router.publish(gathered)?;
+                if let Packet::Subscribe(_) | Packet::Unsubscribe { .. } = &packet {
+                    // What was published before a filter is changed is not for that filter.
+                    self.gate.router.publish(gathered)?;
+                    self.gate.router.hand_over()?;
+                }
                 if let Packet::Unsubscribe { filters, .. } = &packet {
                     left = left.saturating_sub(filters.len());
                 }

@@ -122,13 +122,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.torn = true;
         while !self.out.is_empty() {
             // Mostly there is room, and no timer is needed; nor does an idle connection need the memory of one.
-            let n = match self.io.write_buf(&mut self.out).now_or_never() {
+            let n = match self.io.write(&self.out).now_or_never() {
                 Some(written) => written?,
-                None => Box::pin(timeout(self.write_time, self.io.write_buf(&mut self.out))).await??,
+                None => Box::pin(timeout(self.write_time, self.io.write(&self.out))).await??,
             };
             if n == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
+            self.out.advance(n);
         }
         match self.io.flush().now_or_never() {
             Some(flushed) => flushed?,

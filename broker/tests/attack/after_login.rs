@@ -301,7 +301,7 @@ fn devices_that_send_their_largest_records_as_fast_as_they_may_fill_no_memory() 
         Publish::new(topic, [0; 50_000]).qos(1, 1).encode(Version::V311)
     };
     let bots: Vec<_> = (1..=40).map(|n| device(Version::V311, &format!("bot-{n}"))).collect();
-    flooded(&bots, publish, true, 60 * MIB);
+    flooded(&bots, publish, true, 25 * MIB);
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn packets_that_are_never_finished_cost_what_was_sent_of_them() {
         })
         .collect();
     std::thread::sleep(Duration::from_millis(500));
-    target.assert_grew_less_than(&before, 50 * MIB);
+    target.assert_grew_less_than(&before, 25 * MIB);
     drop(unfinished);
     target.assert_gives_back(&before);
     witness.finish();
@@ -363,7 +363,7 @@ fn the_largest_publishes_as_fast_as_they_go_fill_no_memory() {
         let topic = "fleet/v1/acme/operator/otto/command";
         Publish::new(topic, vec![0; 290_000]).qos(1, 1).encode(version_of(number)).repeat(4)
     };
-    flooded(&people(30), publish, true, 60 * MIB);
+    flooded(&people(30), publish, true, 40 * MIB);
 }
 
 #[test]
