@@ -51,7 +51,7 @@ pub struct Config {
     pub public_url: Option<String>,
     /// Signs access tokens; `None`: made and kept in the data folder.
     pub jwt_secret: Option<Secret>,
-    /// Makes the first account at the first start.
+    /// The first account, if it is not to be one that is made.
     pub admin: Option<FirstAdmin>,
     /// Messages a second of one device, above which its connection is read more slowly; 0: no limit.
     pub device_messages_per_second: u32,
@@ -88,8 +88,8 @@ pub struct Config {
 pub struct FirstAdmin {
     /// Its e-mail address.
     pub email: String,
-    /// Its password.
-    pub password: Secret,
+    /// Its password; `None`: one is made.
+    pub password: Option<Secret>,
 }
 
 impl Config {

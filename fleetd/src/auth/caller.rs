@@ -45,6 +45,12 @@ pub struct KeyInUse {
 }
 
 impl Person {
+    /// Whether the person signed in with a password that somebody else knows. A key was made when it was not so.
+    #[must_use]
+    pub const fn must_change_password(&self) -> bool {
+        self.user.must_change_password && self.key.is_none()
+    }
+
     /// Whether the credential covers this. A session covers everything, and so does a key without scopes.
     #[must_use]
     pub fn has_scope(&self, scope: &str) -> bool {

@@ -3,6 +3,7 @@
 mod api_key;
 mod audit;
 mod backup;
+mod check;
 mod database;
 mod decode;
 mod device;
@@ -61,6 +62,8 @@ enum Command {
     /// The audit log: who changed what.
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Say whether this installation is sound: files, database, accounts, ports, encryption. Works beside a running server.
+    Check(check::Arguments),
     /// Save the database and all files of the server in one file. Works beside a running server.
     Backup(backup::Arguments),
     /// Put a backup in the place of the server's data. The server must be stopped.
@@ -101,6 +104,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Device(command) => device::run(command, &config()?),
         Command::EnrollmentKey(command) => enrollment_key::run(command, &config()?),
         Command::Audit(command) => audit::run(command, &config()?),
+        Command::Check(arguments) => check::run(&arguments, &config()?, cli.config.as_deref()),
         Command::Backup(arguments) => backup::run(arguments, &config()?),
         Command::Restore(arguments) => restore::run(arguments, &config()?),
         Command::Decode(arguments) => Ok(decode::run(&arguments, &mut io::stdout().lock())?),

@@ -1,7 +1,7 @@
 //! `fleetd serve`: opens everything, runs it, and ends it in order.
 
 use std::{
-    io,
+    io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,11 +24,11 @@ use crate::{
     config::Config,
     mqtt,
     service::{
-        accounts,
+        first_start,
         ingest::{Ingest, error_chain},
         revocations,
     },
-    store::{DataLock, LockError, Store, StoreError, make_data_dir, users},
+    store::{DataLock, LockError, Store, StoreError, make_data_dir},
     worker,
 };
 
@@ -70,6 +70,8 @@ pub(super) enum ServeError {
     AdminRefused(String),
     #[error("cannot make the first account")]
     Admin(#[source] Box<crate::service::Error>),
+    #[error("cannot tell the first password, which is in {path}")]
+    FirstPassword { path: PathBuf, source: io::Error },
     #[error("the MQTT router has stopped; the server has to be started again")]
     RouterGone,
     #[error("the HTTP server has stopped")]
@@ -189,22 +191,31 @@ fn lock_database(config: &Config) -> Result<Option<DataLock>, LockError> {
     }
 }
 
-/// A new database gets the account that the configuration names; without one nobody could sign in.
+/// A new database gets an account, so that somebody can sign in. A password that was made is told once: to whoever started
+/// the server at a terminal, else it stays in its file until it is changed. It must not be in a log.
 async fn first_account(app: &AppState) -> Result<(), ServeError> {
     let failed = |source: crate::service::Error| match source {
         crate::service::Error::Invalid(_) => ServeError::AdminRefused(source.reason()),
         source => ServeError::Admin(Box::new(source)),
     };
-    match &app.config.admin {
-        Some(admin) => {
-            let made = accounts::first_admin(&app.store, admin, app.clock.now_ms()).await.map_err(failed)?;
-            tracing::debug!(made, "first account");
+    let (data_dir, now_ms) = (&app.config.data_dir, app.clock.now_ms());
+    let made = first_start::first_account(&app.store, data_dir, app.config.admin.as_ref(), now_ms).await;
+    let Some(path) = made.map_err(failed)? else { return Ok(()) };
+    let terminal = io::stdout();
+    if terminal.is_terminal() {
+        let told = std::fs::read_to_string(&path).map(zeroize::Zeroizing::new).and_then(|account| {
+            let text = "The first account was made. This is shown once; choose another password when you sign in.\n";
+            let mut out = terminal.lock();
+            writeln!(out, "{text}\n{}", account.as_str())?;
+            out.flush()
+        });
+        match told {
+            Ok(()) => first_start::forget_password(data_dir),
+            Err(source) => return Err(ServeError::FirstPassword { path, source }),
         }
-        None if !users::any(&app.store).await? => tracing::warn!(
-            "nobody can sign in yet: add an account with `fleetd user add --email E --name N --role admin`, or set \
-             FLEET_ADMIN_EMAIL and FLEET_ADMIN_PASSWORD and start again"
-        ),
-        None => {}
+    } else {
+        tracing::warn!(path = %path.display(), "the first account was made: its address and password are in this file, which \
+             goes when another password was chosen");
     }
     Ok(())
 }

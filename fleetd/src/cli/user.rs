@@ -37,6 +37,9 @@ pub(super) enum Command {
         /// The person also manages organisations.
         #[arg(long)]
         superadmin: bool,
+        /// The password has to be changed when the person signs in with it.
+        #[arg(long)]
+        must_change_password: bool,
     },
     /// List the accounts.
     List {
@@ -67,6 +70,9 @@ pub(super) enum Command {
         /// Make one, and print it, alone, on standard output.
         #[arg(long)]
         generate: bool,
+        /// It has to be changed when the person signs in with it.
+        #[arg(long)]
+        must_change_password: bool,
     },
     /// Give a person another role. The person's MQTT connections end, and come back with the new one.
     SetRole {
@@ -81,9 +87,10 @@ pub(super) enum Command {
 
 pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
     match command {
-        Command::Add { email, name, role, org, username, superadmin } => {
+        Command::Add { email, name, role, org, username, superadmin, must_change_password } => {
             let password = password::read_new()?;
-            let new = NewUser { org, email, username, name, role, is_superadmin: superadmin };
+            let new =
+                NewUser { org, email, username, name, role, is_superadmin: superadmin, must_change_password };
             let user = with_store(config, |store, now_ms| async move {
                 accounts::add_user(&store, new, password, now_ms).await
             })?;
@@ -107,13 +114,13 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
             let patch = UserPatch { is_active: Some(true), ..UserPatch::default() };
             println!("enabled {}", change(config, &email, &patch)?.label());
         }
-        Command::ResetPassword { email, generate: make } => {
+        Command::ResetPassword { email, generate: make, must_change_password } => {
             let password = if make { generate()? } else { password::read_new()? };
             let given = password.clone();
             let user = with_desk(config, async move |desk: Desk<'_>| {
                 let user = accounts::find_person(desk.store, &email).await?;
                 let hash = accounts::hash_here(&user, given).await?;
-                accounts::set_password(desk, &user, &hash).await.map(|()| user)
+                accounts::set_password(desk, &user, &hash, must_change_password).await.map(|()| user)
             })?;
             eprintln!("{} has a new password", user.label());
             if make {

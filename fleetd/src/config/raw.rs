@@ -190,13 +190,15 @@ impl Config {
 impl Raw {
     fn resolve(self) -> Result<Config, ConfigError> {
         let default = Config::new(self.data_dir.unwrap_or_else(|| DEFAULT_DATA_DIR.into()));
-        let admin = match (self.admin_email.filter(|email| !email.is_empty()), self.admin_password) {
-            (Some(email), Some(password)) => Some(FirstAdmin { email, password: password.0 }),
+        let admin_password = self.admin_password.filter(|password| !password.0.expose().is_empty());
+        let admin = match (self.admin_email.filter(|email| !email.is_empty()), admin_password) {
+            (Some(email), password) => {
+                Some(FirstAdmin { email, password: password.map(|password| password.0) })
+            }
             (None, None) => None,
-            _ => {
+            (None, Some(_)) => {
                 return Err(ConfigError::Together {
-                    problem: "FLEET_ADMIN_EMAIL and FLEET_ADMIN_PASSWORD (admin_email, admin_password) go together: \
-                              set both or none",
+                    problem: "FLEET_ADMIN_PASSWORD (admin_password) needs an address beside it: set FLEET_ADMIN_EMAIL (admin_email)",
                 });
             }
         };

@@ -177,13 +177,18 @@ function start(draw, everyMs) {
   return turn;
 }
 
+// What follows loads nothing by itself.
+function leave() {
+  clearTimeout(page.timer);
+  page = { timer: null, number: page.number + 1 };
+  document.getElementById("freshness").textContent = "";
+}
+
 function signOut(message) {
   session.end();
-  clearTimeout(page.timer);
-  page = { timer: 0, number: page.number + 1 };
+  leave();
   document.getElementById("sign-out").hidden = true;
   document.getElementById("account").textContent = "";
-  document.getElementById("freshness").textContent = "";
   notice(message);
   loginPage();
 }
@@ -211,6 +216,42 @@ function loginPage() {
   }, element("h1", {}, "Sign in"), element("label", {}, "E-mail address", email), element("label", {}, "Password", password), button);
   show(form);
   email.focus();
+}
+
+// One's own password. The address is there for password managers. All sessions end with the old password: the new one begins
+// another at once.
+function passwordPage(why) {
+  const email = element("input", { type: "email", name: "email", autocomplete: "username", value: account.email, readonly: true, hidden: true });
+  const field = (autocomplete) => element("input", { type: "password", autocomplete, required: true, maxlength: 256 });
+  const [old, fresh, again] = [field("current-password"), field("new-password"), field("new-password")];
+  const button = element("button", { type: "submit" }, "Change password");
+  const form = element("form", {
+    class: "card narrow stack",
+    onsubmit: async (event) => {
+      event.preventDefault();
+      if (fresh.value !== again.value) {
+        notice("The two new passwords differ.");
+        again.focus();
+        return;
+      }
+      button.disabled = true;
+      try {
+        await api("POST", "/auth/password", { old: old.value, new: fresh.value });
+        session.keep(await request("POST", "/auth/login", { email: account.email, password: fresh.value }));
+        location.hash = "#/";
+        await enter();
+        notice("The password was changed.");
+      } catch (error) {
+        if (error.status === 401) return signOut("Please sign in again.");
+        notice(error.message);
+      }
+      button.disabled = false;
+    },
+  }, element("h1", {}, "Choose a password"), why && element("p", {}, why), email, element("label", {}, "Present password", old),
+    element("label", {}, "New password", fresh), element("label", {}, "The new one again", again), button);
+  leave();
+  show(form);
+  old.focus();
 }
 
 // --- The list ---
@@ -518,6 +559,10 @@ function runs(points, gapMs) {
 function route() {
   if (!account) return;
   notice("");
+  if (account.must_change_password || location.hash === "#/password") {
+    passwordPage(account.must_change_password && "Somebody else knows this password, or it lies in a file. Nothing else can be done before it is changed.");
+    return;
+  }
   const found = /^#\/devices\/([^/]+)$/.exec(location.hash);
   let id = null;
   try { id = found && decodeURIComponent(found[1]); } catch { /* a broken link leads to the list */ }
@@ -528,13 +573,14 @@ function route() {
 
 async function enter() {
   account = await api("GET", "/auth/me");
-  document.getElementById("account").textContent = `${account.email} · ${account.org} · ${account.role}`;
+  document.getElementById("account").replaceChildren(
+    element("a", { href: "#/password", title: "Change your password" }, account.email), ` · ${account.org} · ${account.role}`);
   document.getElementById("sign-out").hidden = false;
   route();
 }
 
 document.getElementById("sign-out").addEventListener("click", () => signOut(""));
 window.addEventListener("hashchange", route);
-document.addEventListener("visibilitychange", () => { if (!document.hidden && account) route(); });
+document.addEventListener("visibilitychange", () => { if (!document.hidden && account && page.timer !== null) route(); });
 if (session.access) enter().catch((error) => { if (error.status === 401) signOut(""); else { notice(error.message); setTimeout(() => location.reload(), 5000); } });
 else loginPage();

@@ -135,6 +135,8 @@ pub struct User {
     pub is_superadmin: bool,
     /// A disabled account can do nothing.
     pub is_active: bool,
+    /// Somebody else knows the password: whoever signs in with it can do nothing but change it.
+    pub must_change_password: bool,
     /// Access tokens of another version are dead.
     pub token_version: i64,
     /// Ms since 1970.
@@ -156,6 +158,8 @@ pub struct UserView<'a> {
     role: Role,
     is_superadmin: bool,
     is_active: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    must_change_password: bool,
     #[serde(with = "time")]
     created_at: i64,
     #[serde(with = "time::optional", skip_serializing_if = "Option::is_none")]
@@ -207,6 +211,7 @@ impl User {
             role: self.role,
             is_superadmin: self.is_superadmin,
             is_active: self.is_active,
+            must_change_password: self.must_change_password,
             created_at: self.created_at,
             last_login: self.last_login_at,
         }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -79,9 +79,8 @@ pub async fn serve(
             tracing::debug!(peer = %address, "too many HTTP connections from this address");
             continue;
         };
-        let connection = builder
-            .serve_connection(TokioIo::new(no_delay(stream)), service.for_peer(address, false))
-            .into_owned();
+        let connection =
+            builder.serve_connection(TokioIo::new(no_delay(stream)), service.for_peer(address, false));
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             let _held = (slot, place);
@@ -100,10 +99,9 @@ pub async fn serve(
 /// HTTP/1 alone: waiting to see which version a client speaks has no time limit of its own, and neither has an idle
 /// connection of HTTP/2, so that clients who say nothing could take every place for ever. No browser speaks HTTP/2 in
 /// plain text.
-fn protocol(headers_time: Duration) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+fn protocol(headers_time: Duration) -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(headers_time)
         .max_buf_size(HEADERS_MAX_BYTES)
@@ -276,7 +274,7 @@ mod tests {
                 Ok::<_, Infallible>(Response::default())
             });
             let builder = protocol(Duration::from_millis(50));
-            let connection = builder.serve_connection(TokioIo::new(server), service).into_owned();
+            let connection = builder.serve_connection(TokioIo::new(server), service);
             let connection = tokio::spawn(async move { drop(connection.await) });
             client.write_all(said).await.unwrap();
             tokio::time::timeout(Duration::from_secs(10), connection).await.unwrap().unwrap();

@@ -35,6 +35,7 @@ pub(super) async fn create(mut request: Request) -> Result<Response, Problem> {
     let is_superadmin = fields.optional("is_superadmin", flag).unwrap_or(false);
     let org = fields.optional("org", parsed(63));
     let password = fields.optional("password", secret(PASSWORD_MAX_BYTES));
+    let must_change_password = fields.optional("must_change_password", flag).unwrap_or(false);
     fields.finish()?;
     // `finish` has failed where one of them is missing.
     let (Some(email), Some(name), Some(role)) = (email, name, role) else { return Err(unread()) };
@@ -48,7 +49,7 @@ pub(super) async fn create(mut request: Request) -> Result<Response, Problem> {
     }
     let (password, shown) = given_or_made(password)?;
     let desk = Desk::of(&request.app, &request.context);
-    let new = NewUser { org, email: email.clone(), username, name, role, is_superadmin };
+    let new = NewUser { org, email: email.clone(), username, name, role, is_superadmin, must_change_password };
     let work = async {
         let user = accounts::draft(desk.store, new, desk.now_ms).await?;
         let hash = request.app.auth.hash_new("password", password, user.about()).await?;
@@ -72,14 +73,16 @@ pub(super) async fn disable(request: Request) -> Result<Response, Problem> {
 pub(super) async fn reset_password(mut request: Request) -> Result<Response, Problem> {
     let mut fields = request.fields_or_none().await?;
     let password = fields.optional("password", secret(PASSWORD_MAX_BYTES));
+    let must_change = fields.optional("must_change_password", flag).unwrap_or(false);
     fields.finish()?;
     let (password, shown) = given_or_made(password)?;
     let (app, caller) = (&request.app, request.caller()?);
     let user = accounts::for_new_password(&app.store, Some(caller), &caller.org().id, request.id()).await?;
     let about = |error: Error| Problem::from(error).about("user", &user.label());
     let hash = app.auth.hash_new("password", password, user.about()).await.map_err(about)?;
-    accounts::set_password(Desk::of(app, &request.context), &user, &hash).await.map_err(about)?;
+    accounts::set_password(Desk::of(app, &request.context), &user, &hash, must_change).await.map_err(about)?;
     app.end_person(&user.org.slug, &user.username);
+    let user = User { must_change_password: must_change, ..user };
     json(StatusCode::OK, &with_password(&user, shown.as_ref())?)
 }
 

@@ -7,10 +7,10 @@ use super::{Desk, Error};
 use crate::auth::caller::Caller;
 use crate::auth::policy::{self, Action};
 use crate::auth::{not_taken, password};
-use crate::config::{FirstAdmin, Secret};
+use crate::config::Secret;
 use crate::domain::audit::{AuditContext, Resource};
-use crate::domain::org::{DEFAULT_ORG, OrgId, OrgRef};
-use crate::domain::user::{Email, EmailError, Kind, NAME_MAX_CHARS, User, UserPatch};
+use crate::domain::org::{OrgId, OrgRef};
+use crate::domain::user::{Email, Kind, NAME_MAX_CHARS, User, UserPatch};
 use crate::store::{Statement, Store, StoreError, orgs, revocations, users};
 
 pub use super::enrollment_keys::{KeyTerms, add as add_enrollment_key};
@@ -34,6 +34,8 @@ pub struct NewUser {
     pub role: Role,
     /// Whether the person also owns organisations.
     pub is_superadmin: bool,
+    /// Whether the password has to be changed at its first use.
+    pub must_change_password: bool,
 }
 
 /// A service account to be added.
@@ -82,7 +84,8 @@ pub async fn draft(store: &Store, new: NewUser, now_ms: i64) -> Result<User, Err
         .ok_or_else(|| Error::field("username", "none can be made from the e-mail address; give one"))?;
     let name = read_name(&new.name)?;
     let org = find_org(store, &new.org).await?;
-    Ok(account(org, Some(new.email), username, name, new.role, new.is_superadmin, now_ms))
+    let user = account(org, Some(new.email), username, name, new.role, now_ms);
+    Ok(User { is_superadmin: new.is_superadmin, must_change_password: new.must_change_password, ..user })
 }
 
 /// What a service account will be.
@@ -91,7 +94,7 @@ pub async fn draft(store: &Store, new: NewUser, now_ms: i64) -> Result<User, Err
 /// [`Error::Invalid`] for the name.
 pub fn draft_service(org: OrgRef, new: NewService, now_ms: i64) -> Result<User, Error> {
     let name = read_name(&new.name)?;
-    Ok(account(org, None, new.username, name, new.role, false, now_ms))
+    Ok(account(org, None, new.username, name, new.role, now_ms))
 }
 
 fn account(
@@ -100,7 +103,6 @@ fn account(
     username: UserName,
     name: String,
     role: Role,
-    is_superadmin: bool,
     now_ms: i64,
 ) -> User {
     User {
@@ -110,8 +112,9 @@ fn account(
         username,
         name,
         role,
-        is_superadmin,
+        is_superadmin: false,
         is_active: true,
+        must_change_password: false,
         token_version: 1,
         created_at: now_ms,
         last_login_at: None,
@@ -258,14 +261,15 @@ pub async fn for_new_password(
     Ok(user)
 }
 
-/// Gives a person a new password. Every token and live connection of the person ends.
+/// Gives a person a new password, which `must_change` says has to be changed at its first use. Every token and live connection
+/// of the person ends.
 ///
 /// # Errors
 /// [`Error::Conflict`] if it was changed meanwhile.
-pub async fn set_password(desk: Desk<'_>, user: &User, hash: &str) -> Result<(), Error> {
-    let mut statements = Vec::from(users::set_password(user, hash, desk.now_ms));
+pub async fn set_password(desk: Desk<'_>, user: &User, hash: &str, must_change: bool) -> Result<(), Error> {
+    let mut statements = Vec::from(users::set_password(user, hash, must_change, desk.now_ms));
     statements.extend(end_connections(desk, user));
-    statements.push(desk.note(&user.org.id, "user.reset_password", resource(user), json!({})));
+    statements.push(desk.note(&user.org.id, "user.reset_password", resource(user), json!({"must_change": must_change})));
     desk.store.apply(statements).await?;
     Ok(())
 }
@@ -302,34 +306,6 @@ pub async fn find_service(store: &Store, org: &OrgSlug, name: &UserName) -> Resu
     found
         .filter(|user| user.kind() == Kind::Service)
         .ok_or_else(|| Error::NotFound(format!("there is no service account {name} in {org}")))
-}
-
-/// Adds the admin of the first start, if there is no person at all. Says whether it did.
-///
-/// # Errors
-/// As [`add_user`].
-pub async fn first_admin(store: &Store, admin: &FirstAdmin, now_ms: i64) -> Result<bool, Error> {
-    if users::any(store).await? {
-        return Ok(false);
-    }
-    let email: Email =
-        admin.email.parse().map_err(|e: EmailError| Error::field("FLEET_ADMIN_EMAIL", e.to_string()))?;
-    // The name of the default organisation fits the rule for names.
-    let org = OrgSlug::new(DEFAULT_ORG).map_err(Error::internal)?;
-    let username = match email.suggested_username() {
-        Some(name) => name,
-        None => UserName::new("admin").map_err(Error::internal)?,
-    };
-    let new = NewUser {
-        org,
-        email,
-        username: Some(username),
-        name: "Administrator".to_owned(),
-        role: Role::Admin,
-        is_superadmin: true,
-    };
-    add_user(store, new, admin.password.clone(), now_ms).await?;
-    Ok(true)
 }
 
 /// The organisation of this slug.

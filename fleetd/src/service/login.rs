@@ -10,7 +10,7 @@ use crate::auth::token::{NewToken, TOKEN_MAX_LEN, TokenHash};
 use crate::config::Secret;
 use crate::domain::audit::{Actor, AuditContext, AuditEntry, AuditOutcome, Resource};
 use crate::domain::user::{Email, Kind, User};
-use crate::service::Error;
+use crate::service::{Error, first_start};
 use crate::store::credentials::RefreshToken;
 use crate::store::{StoreError, audit, credentials, revocations, users};
 
@@ -139,14 +139,18 @@ pub async fn change_password(
     if user.kind() == Kind::Service {
         return Err(Error::Forbidden("a service account has no password".to_owned()));
     }
+    let is_same = old == new;
     let checked = app.auth.check_password(address, &user.label(), old, stored.password_hash).await;
     match checked {
         Ok(()) => {}
         Err(Error::Unauthorized(_)) => return Err(Error::Forbidden("the old password is wrong".to_owned())),
         Err(error) => return Err(error),
     }
+    if is_same {
+        return Err(Error::field("new", "it is the old one; choose another"));
+    }
     let hash = app.auth.hash_new("new", new, user.about()).await?;
-    let mut statements = Vec::from(users::set_password(&stored.user, &hash, now_ms));
+    let mut statements = Vec::from(users::set_password(&stored.user, &hash, false, now_ms));
     statements.extend(revocations::person(&user.org.id, user.username.as_str(), &app.instance, now_ms));
     statements.push(audit::insert(&entry(
         user,
@@ -157,6 +161,9 @@ pub async fn change_password(
         now_ms,
     )));
     app.store.apply(statements).await?;
+    if user.must_change_password {
+        first_start::forget_password(&app.config.data_dir);
+    }
     app.end_person(&user.org.slug, &user.username);
     Ok(())
 }

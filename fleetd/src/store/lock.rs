@@ -76,6 +76,24 @@ impl DataLock {
         }
     }
 
+    /// Whether a process has the folder. Changes nothing.
+    ///
+    /// # Errors
+    /// [`LockError::File`] when it cannot be told.
+    pub fn is_held(folder: &Path) -> Result<bool, LockError> {
+        let path = folder.join("fleetd.lock");
+        let failed = |source| LockError::File { path: path.clone(), source };
+        match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(failed(source)),
+            Ok(file) => match Flock::lock(file, FlockArg::LockSharedNonblock) {
+                Ok(_) => Ok(false),
+                Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+                Err((_, errno)) => Err(failed(errno.into())),
+            },
+        }
+    }
+
     /// As [`acquire`](Self::acquire), trying again for so long. Blocks the thread.
     ///
     /// # Errors

@@ -111,7 +111,7 @@ pub fn known_version() -> i64 {
         .unwrap_or(0)
 }
 
-fn number(connection: &Connection, path: &Path, sql: &str) -> Result<i64, StoreError> {
+pub(super) fn number(connection: &Connection, path: &Path, sql: &str) -> Result<i64, StoreError> {
     connection.query_row(sql, [], |row| row.get(0)).map_err(|source| classify_open(source, path))
 }
 

@@ -15,6 +15,7 @@ pub mod folder;
 mod functions;
 pub mod heartbeats;
 pub mod http_devices;
+pub mod inspect;
 pub mod leases;
 pub mod listing;
 mod lock;

@@ -9,7 +9,7 @@ use crate::domain::user::{Email, Kind, User};
 use crate::values;
 
 const SELECT: &str = "SELECT u.id, u.org_id, o.slug AS org_slug, u.email, u.username, u.name, u.role, \
-     u.is_superadmin, u.is_active, u.password_hash, u.token_version, u.created_at, u.last_login_at, u.kind";
+     u.is_superadmin, u.is_active, u.password_hash, u.must_change_password, u.token_version, u.created_at, u.last_login_at, u.kind";
 
 const FROM: &str = "FROM users u JOIN organizations o ON o.id = u.org_id";
 
@@ -107,6 +107,15 @@ pub async fn any(store: &Store) -> Result<bool, StoreError> {
     Ok(store.query_one("SELECT id FROM users WHERE kind = 'person' LIMIT 1", Vec::new()).await?.is_some())
 }
 
+/// Whether there is a person whose password has to be changed.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn any_with_first_password(store: &Store) -> Result<bool, StoreError> {
+    let sql = "SELECT id FROM users WHERE must_change_password = 1 AND is_active = 1 LIMIT 1";
+    Ok(store.query_one(sql, Vec::new()).await?.is_some())
+}
+
 /// That there is another person than `?1` who can look after their organisation.
 const ANOTHER_ADMIN: &str = "EXISTS (SELECT 1 FROM users o, users u WHERE u.id = ?1 AND o.org_id = u.org_id AND o.id <> u.id \
      AND o.kind = 'person' AND o.role = 'admin' AND o.is_active = 1)";
@@ -131,7 +140,8 @@ pub fn insert(user: &User, password_hash: Option<&str>) -> [Statement; 2] {
         take_name(&user.org.id, user.username.as_str(), name_of, &user.id),
         Statement::new(
             "INSERT INTO users (id, org_id, email, username, name, role, is_superadmin, is_active, password_hash, \
-             token_version, created_at, updated_at, kind) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12)",
+             token_version, created_at, updated_at, kind, must_change_password) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?11, ?12, ?13)",
             values![
                 &user.id,
                 user.org.id.as_str(),
@@ -144,7 +154,8 @@ pub fn insert(user: &User, password_hash: Option<&str>) -> [Statement; 2] {
                 password_hash.unwrap_or_default(),
                 user.token_version,
                 user.created_at,
-                user.kind().as_str()
+                user.kind().as_str(),
+                user.must_change_password
             ],
         ),
     ]
@@ -166,13 +177,14 @@ pub fn note_login(user_id: &str, now_ms: i64) -> Statement {
 }
 
 /// Gives the account a new password and ends every access and refresh token of it; only if nobody did so meanwhile.
+/// `must_change`: it has to be changed at its first use.
 #[must_use]
-pub fn set_password(user: &User, password_hash: &str, now_ms: i64) -> [Statement; 2] {
+pub fn set_password(user: &User, password_hash: &str, must_change: bool, now_ms: i64) -> [Statement; 2] {
     [
         Statement::new(
-            "UPDATE users SET password_hash = ?3, token_version = token_version + 1, updated_at = ?4 \
+            "UPDATE users SET password_hash = ?3, token_version = token_version + 1, updated_at = ?4, must_change_password = ?5 \
              WHERE id = ?1 AND token_version = ?2",
-            values![&user.id, user.token_version, password_hash, now_ms],
+            values![&user.id, user.token_version, password_hash, now_ms, must_change],
         )
         .expect_rows(1),
         drop_refresh_tokens(&user.id),
@@ -232,6 +244,7 @@ fn read(row: &Row) -> Result<StoredUser, StoreError> {
             role: parse_column(row, "role")?,
             is_superadmin: row.bool("is_superadmin")?,
             is_active: row.bool("is_active")?,
+            must_change_password: row.bool("must_change_password")?,
             token_version: row.int("token_version")?,
             created_at: row.int("created_at")?,
             last_login_at: row.opt_int("last_login_at")?,

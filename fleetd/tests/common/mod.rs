@@ -115,6 +115,7 @@ impl Server {
                 name: name.to_owned(),
                 role,
                 is_superadmin,
+                must_change_password: false,
             };
             accounts::add_user(&self.app.store, new, Secret::new(PASSWORD.into()), now_ms).await.unwrap();
         });

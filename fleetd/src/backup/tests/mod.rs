@@ -214,17 +214,8 @@ fn what_an_earlier_attempt_has_left_is_swept_up_and_what_is_in_use_is_not() {
 #[test]
 fn an_older_database_is_brought_up_to_date_and_then_marked() {
     let place = Place::new();
-    place.sql(
-        "DROP TABLE command_history; DROP TABLE redundancy_leases; DROP TABLE commands; DROP TABLE show_locks; \
-         DROP TABLE device_desired; DROP INDEX devices_by_group; DROP INDEX devices_gone; \
-         DROP INDEX devices_in_service; ALTER TABLE device_state DROP COLUMN heartbeat_day; \
-         ALTER TABLE device_state DROP COLUMN heartbeat_row; DROP TABLE heartbeat_heads; \
-         ALTER TABLE heartbeat_days DROP COLUMN chained; \
-         ALTER TABLE heartbeat_days ADD COLUMN sealed BIGINT NOT NULL DEFAULT 0; \
-         ALTER TABLE device_state DROP COLUMN connected_at; DROP INDEX users_by_org; \
-         ALTER TABLE users DROP COLUMN kind; DROP INDEX api_keys_by_expiry; \
-         ALTER TABLE devices DROP COLUMN restored_at; DELETE FROM refinery_schema_history WHERE version >= 14",
-    );
+    std::fs::remove_file(&place.config.database).unwrap();
+    drop(crate::store::make_at_version(&place.config.database, 13));
     let made = place.back_up("backup").unwrap();
     assert_eq!(made.manifest.schema_version, 13);
     place.restore(&place.file("backup"), true).unwrap();

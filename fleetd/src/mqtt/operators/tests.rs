@@ -35,6 +35,7 @@ impl Bench {
             name: "anna".to_owned(),
             role,
             is_superadmin: false,
+            must_change_password: false,
         };
         let password = Secret::new("correct horse battery".into());
         let user = accounts::add_user(&app.store, new, password, NOW).await.unwrap();

@@ -59,6 +59,7 @@ impl Bench {
             name: name.to_owned(),
             role,
             is_superadmin: false,
+            must_change_password: false,
         };
         let password = Secret::new("correct horse battery".into());
         let user = accounts::add_user(&self.app.store, new, password, NOW).await.unwrap();
