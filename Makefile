@@ -4,6 +4,7 @@ SHELL := /bin/bash
 
 # nextest where it is installed (its own process for every test, better report), else cargo's own runner.
 TEST_RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
+TEST_LOGS := $(CURDIR)/target/test-logs
 export FLEET_TEST_PYTHON ?= $(CURDIR)/target/venv/bin/python
 
 .PHONY: help
@@ -23,7 +24,9 @@ build: ## debug binaries
 .PHONY: test
 test: setup fmt lint ## format check, lints and all tests but the slow ones
 	cargo build --locked --workspace --bins
-	cargo $(TEST_RUNNER) --locked --workspace
+	rm -rf $(TEST_LOGS) && mkdir -p $(TEST_LOGS)
+	FLEET_TEST_LOGS=$(TEST_LOGS) cargo $(TEST_RUNNER) --locked --workspace
+	scripts/check-secrets.sh $(TEST_LOGS) target/nextest/default/junit.xml
 	cargo test --locked --workspace --doc --quiet
 
 .PHONY: test-all

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod connect;
+pub mod core_dumps;
 pub mod effect;
 pub mod enroll;
 pub mod failpoint;

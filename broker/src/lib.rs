@@ -9,6 +9,7 @@ mod channel;
 mod codec;
 pub mod config;
 mod connection;
+pub mod core_dumps;
 mod counters;
 pub mod credentials;
 pub mod descriptors;

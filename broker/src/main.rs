@@ -16,6 +16,7 @@ use clap::{CommandFactory, Parser};
 use cli::{Cli, Command, ConfigArgs};
 
 fn main() -> ExitCode {
+    broker::core_dumps::forbid();
     let outcome = match Cli::parse().command {
         Command::Run(args) => load(&args).and_then(run::run),
         Command::Check(args) => check(&args),

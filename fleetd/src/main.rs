@@ -1,5 +1,6 @@
 //! The fleet server's program.
 
 fn main() -> std::process::ExitCode {
+    broker::core_dumps::forbid();
     fleetd::cli::main()
 }

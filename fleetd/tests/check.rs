@@ -12,13 +12,18 @@ use process::{Server, fleetd, output};
 use serde_json::Value;
 
 /// Exit status, findings as (level, subject, seen, advice), and what went to standard error.
-fn check(data: &Path, variables: &[(&str, &str)], options: &[&str]) -> (Option<i32>, Vec<[String; 4]>, String) {
+fn check(
+    data: &Path,
+    variables: &[(&str, &str)],
+    options: &[&str],
+) -> (Option<i32>, Vec<[String; 4]>, String) {
     let mut command = fleetd(data);
     command.envs(variables.iter().copied()).args(["check", "--json"]).args(options);
     let output = output(command, "");
     let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     let text = |finding: &Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
-    let findings = findings.iter().map(|one| ["level", "subject", "seen", "advice"].map(|key| text(one, key)));
+    let findings =
+        findings.iter().map(|one| ["level", "subject", "seen", "advice"].map(|key| text(one, key)));
     (output.status.code(), findings.collect(), String::from_utf8(output.stderr).unwrap())
 }
 

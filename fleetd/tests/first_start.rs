@@ -42,7 +42,11 @@ fn sign_in(server: &Server, email: &str, password: &str) -> String {
 /// Address and password as they are told.
 fn account_in(text: &str) -> (String, String) {
     let after = |name: &str| {
-        text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{text}")).trim().to_owned()
+        text.lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_else(|| panic!("{text}"))
+            .trim()
+            .to_owned()
     };
     (after("e-mail:"), after("password:"))
 }
@@ -64,7 +68,10 @@ fn a_server_without_configuration_makes_an_admin_whose_password_is_in_a_private_
 
     let token = sign_in(&server, &email, &password);
     let me = call(&server, "GET", "/auth/me", Some(&token), &Value::Null).1;
-    assert_eq!((&me["role"], &me["is_superadmin"], &me["must_change_password"]), (&json!("admin"), &json!(true), &json!(true)));
+    assert_eq!(
+        (&me["role"], &me["is_superadmin"], &me["must_change_password"]),
+        (&json!("admin"), &json!(true), &json!(true))
+    );
     for (method, path, body) in [
         ("GET", "/devices", Value::Null),
         ("POST", "/api-keys", json!({"name": "way round"})),
@@ -72,7 +79,10 @@ fn a_server_without_configuration_makes_an_admin_whose_password_is_in_a_private_
         ("POST", "/devices/register", json!({"device_id": "cam-1"})),
     ] {
         let (status, answer) = call(&server, method, path, Some(&token), &body);
-        assert!(status == 403 && answer["detail"].as_str().unwrap().contains("/auth/password"), "{path}: {answer}");
+        assert!(
+            status == 403 && answer["detail"].as_str().unwrap().contains("/auth/password"),
+            "{path}: {answer}"
+        );
     }
 
     let change = |new: &str| json!({"old": password, "new": new});

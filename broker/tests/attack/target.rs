@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ::broker::credentials::Sha256Hash;
 
-use crate::process::{Files, fleet_broker, output};
+use crate::process::{Files, fleet_broker, keep_log, output};
 use crate::support::broker::accounts_text;
 use crate::support::until;
 
@@ -179,6 +179,7 @@ impl Drop for Target {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let log = self.log();
+        keep_log(self.child.id(), &log);
         if std::thread::panicking() {
             eprintln!("the broker's log:\n{}", log.chars().take(4_000).collect::<String>());
             return;

@@ -118,6 +118,13 @@ impl Broker {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
+    /// Reads the log to its end, which comes with that of the program.
+    fn read_on(&mut self) {
+        while let Ok(line) = self.log.recv() {
+            self.seen += &format!("{line}\n");
+        }
+    }
+
     /// Waits for its end; returns the status and the whole log.
     pub(crate) fn finish(mut self) -> (ExitStatus, String) {
         let mut status = None;
@@ -125,11 +132,8 @@ impl Broker {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        let mut log = std::mem::take(&mut self.seen);
-        while let Ok(line) = self.log.recv() {
-            log += &format!("{line}\n");
-        }
-        (status.unwrap(), log)
+        self.read_on();
+        (status.unwrap(), self.seen.clone())
     }
 }
 
@@ -137,5 +141,14 @@ impl Drop for Broker {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.read_on();
+        keep_log(self.child.id(), &self.seen);
+    }
+}
+
+/// `make test` looks through what the programs have logged for secrets: scripts/check-secrets.sh.
+pub(crate) fn keep_log(process: u32, log: &str) {
+    if let Some(folder) = std::env::var_os("FLEET_TEST_LOGS") {
+        std::fs::write(std::path::Path::new(&folder).join(format!("broker-{process}.log")), log).unwrap();
     }
 }

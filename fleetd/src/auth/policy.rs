@@ -280,8 +280,12 @@ pub fn check(caller: &Caller, action: Action, device: Option<&str>) -> Result<()
             let Some(least) = rule.person else {
                 return Err("only the device itself may do this, with its X-Device-Token".to_owned());
             };
-            if person.must_change_password() && !matches!(action, Action::ReadOwnAccount | Action::ChangeOwnPassword) {
-                return Err("change your password first, at /api/v1/auth/password: somebody else knows it".to_owned());
+            if person.must_change_password()
+                && !matches!(action, Action::ReadOwnAccount | Action::ChangeOwnPassword)
+            {
+                return Err(
+                    "change your password first, at /api/v1/auth/password: somebody else knows it".to_owned()
+                );
             }
             if person.user.role < least {
                 return Err(format!("this needs the role {least}; yours is {}", person.user.role));

@@ -46,7 +46,10 @@ fn people(contents: &Contents) -> Finding {
         ),
         admins if contents.first_passwords > 0 => Finding::warning(
             "accounts",
-            format!("{admins} active admins; {} passwords were given and not changed yet", contents.first_passwords),
+            format!(
+                "{admins} active admins; {} passwords were given and not changed yet",
+                contents.first_passwords
+            ),
             "have them changed: at the next sign-in the dashboard asks for it",
         ),
         admins => Finding::ok("accounts", format!("{admins} active admins")),
@@ -57,7 +60,11 @@ fn clock(contents: &Contents, now_ms: i64) -> Finding {
     if contents.newest_ms > now_ms + CLOCK_SLACK_MS {
         let behind = (contents.newest_ms - now_ms) / 1000;
         let advice = "set the clock (timedatectl): sessions end and commands expire by it";
-        return Finding::error("clock", format!("{behind} s behind the newest entry of the database"), advice);
+        return Finding::error(
+            "clock",
+            format!("{behind} s behind the newest entry of the database"),
+            advice,
+        );
     }
     Finding::ok("clock", "not behind the database")
 }

@@ -86,13 +86,17 @@ fn is_private(path: &Path) -> Option<Finding> {
     let open = if path.extension().is_some_and(|ending| ending == "toml") { 0o007 } else { 0o077 };
     (mode & open != 0).then(|| {
         let advice = format!("chmod {:o} {name}", mode & 0o777 & !open);
-        Finding::error("secrets", format!("{name} can be read by other users (mode {:o})", mode & 0o777), advice)
+        Finding::error(
+            "secrets",
+            format!("{name} can be read by other users (mode {:o})", mode & 0o777),
+            advice,
+        )
     })
 }
 
 fn room(folder: &Path) -> Option<Finding> {
     let disk = statvfs(folder).ok()?;
-    let free = u64::from(disk.blocks_available()).saturating_mul(u64::from(disk.fragment_size()));
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
     let seen = format!("{} MB free for {}", free / 1_000_000, folder.display());
     let advice = "free some space, or lower heartbeat_retention_days";
     Some(match free {

@@ -51,7 +51,12 @@ impl Finding {
 /// Looks at everything. `config_file`: where the configuration was read from, if from a file. `thorough`: every page of the
 /// database is read.
 #[must_use]
-pub fn run(config: &Config, config_file: Option<&std::path::Path>, thorough: bool, now_ms: i64) -> Vec<Finding> {
+pub fn run(
+    config: &Config,
+    config_file: Option<&std::path::Path>,
+    thorough: bool,
+    now_ms: i64,
+) -> Vec<Finding> {
     let mut findings = files::look(config, config_file);
     findings.extend(database::look(config, thorough, now_ms));
     findings.extend(network::look(config));

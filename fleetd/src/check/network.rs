@@ -41,7 +41,8 @@ fn running(config: &Config) -> Finding {
         return Finding::warning("server", "it is starting", "try again in a moment");
     };
     // It listens everywhere: this machine is somewhere.
-    let near = if http.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], http.port())) } else { http };
+    let near =
+        if http.ip().is_unspecified() { SocketAddr::from(([127, 0, 0, 1], http.port())) } else { http };
     match ready(near) {
         Ok(200) => Finding::ok("server", format!("running and ready at {http}")),
         Ok(status) => {
@@ -70,14 +71,13 @@ fn ready(address: SocketAddr) -> io::Result<u16> {
         Ok(answer.status().as_u16())
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, ask).await.unwrap_or(Err(io::ErrorKind::TimedOut.into())) })
+    runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, ask).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+    })
 }
 
 fn ports(config: &Config) -> Vec<Finding> {
-    let wanted = [
-        ("FLEET_HTTP_LISTEN", Some(config.http_listen)),
-        ("FLEET_MQTT_LISTEN", config.mqtt_listen),
-    ];
+    let wanted = [("FLEET_HTTP_LISTEN", Some(config.http_listen)), ("FLEET_MQTT_LISTEN", config.mqtt_listen)];
     let of = |(variable, address): (&str, Option<SocketAddr>)| {
         let address = address?;
         Some(match TcpListener::bind(address) {

@@ -204,7 +204,8 @@ async fn first_account(app: &AppState) -> Result<(), ServeError> {
     let terminal = io::stdout();
     if terminal.is_terminal() {
         let told = std::fs::read_to_string(&path).map(zeroize::Zeroizing::new).and_then(|account| {
-            let text = "The first account was made. This is shown once; choose another password when you sign in.\n";
+            let text =
+                "The first account was made. This is shown once; choose another password when you sign in.\n";
             let mut out = terminal.lock();
             writeln!(out, "{text}\n{}", account.as_str())?;
             out.flush()

@@ -79,7 +79,9 @@ fn an_empty_mqtt_address_switches_plain_mqtt_off() {
 
 #[test]
 fn a_first_admin_needs_an_address_and_may_go_without_a_password() {
-    assert!(with_variable("FLEET_ADMIN_PASSWORD", "correct horse").unwrap_err().contains("FLEET_ADMIN_EMAIL"));
+    assert!(
+        with_variable("FLEET_ADMIN_PASSWORD", "correct horse").unwrap_err().contains("FLEET_ADMIN_EMAIL")
+    );
     let admin = with_variable("FLEET_ADMIN_EMAIL", "a@example.org").unwrap().admin.unwrap();
     assert_eq!((admin.email.as_str(), admin.password), ("a@example.org", None));
 }

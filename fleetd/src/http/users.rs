@@ -49,7 +49,8 @@ pub(super) async fn create(mut request: Request) -> Result<Response, Problem> {
     }
     let (password, shown) = given_or_made(password)?;
     let desk = Desk::of(&request.app, &request.context);
-    let new = NewUser { org, email: email.clone(), username, name, role, is_superadmin, must_change_password };
+    let new =
+        NewUser { org, email: email.clone(), username, name, role, is_superadmin, must_change_password };
     let work = async {
         let user = accounts::draft(desk.store, new, desk.now_ms).await?;
         let hash = request.app.auth.hash_new("password", password, user.about()).await?;
@@ -80,7 +81,9 @@ pub(super) async fn reset_password(mut request: Request) -> Result<Response, Pro
     let user = accounts::for_new_password(&app.store, Some(caller), &caller.org().id, request.id()).await?;
     let about = |error: Error| Problem::from(error).about("user", &user.label());
     let hash = app.auth.hash_new("password", password, user.about()).await.map_err(about)?;
-    accounts::set_password(Desk::of(app, &request.context), &user, &hash, must_change).await.map_err(about)?;
+    accounts::set_password(Desk::of(app, &request.context), &user, &hash, must_change)
+        .await
+        .map_err(about)?;
     app.end_person(&user.org.slug, &user.username);
     let user = User { must_change_password: must_change, ..user };
     json(StatusCode::OK, &with_password(&user, shown.as_ref())?)

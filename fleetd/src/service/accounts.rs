@@ -269,7 +269,12 @@ pub async fn for_new_password(
 pub async fn set_password(desk: Desk<'_>, user: &User, hash: &str, must_change: bool) -> Result<(), Error> {
     let mut statements = Vec::from(users::set_password(user, hash, must_change, desk.now_ms));
     statements.extend(end_connections(desk, user));
-    statements.push(desk.note(&user.org.id, "user.reset_password", resource(user), json!({"must_change": must_change})));
+    statements.push(desk.note(
+        &user.org.id,
+        "user.reset_password",
+        resource(user),
+        json!({"must_change": must_change}),
+    ));
     desk.store.apply(statements).await?;
     Ok(())
 }

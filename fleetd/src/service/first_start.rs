@@ -43,7 +43,8 @@ pub async fn first_account(
         return Ok(path.exists().then_some(path));
     }
     let text = wanted.map_or(MADE_EMAIL, |admin| &admin.email);
-    let email: Email = text.parse().map_err(|e: EmailError| Error::field("FLEET_ADMIN_EMAIL", e.to_string()))?;
+    let email: Email =
+        text.parse().map_err(|e: EmailError| Error::field("FLEET_ADMIN_EMAIL", e.to_string()))?;
     let given = wanted.and_then(|admin| admin.password.clone());
     let is_made = given.is_none();
     let password = match given {

@@ -61,6 +61,7 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 /// A running server; killed when dropped.
 pub struct Server {
     child: Child,
+    log: std::path::PathBuf,
     pub http: SocketAddr,
     pub mqtt: SocketAddr,
 }
@@ -73,9 +74,10 @@ impl Server {
     pub fn start_with(data: &Path, variables: &[(&str, &str)]) -> Self {
         let addresses = data.join("addresses.json");
         let _ = std::fs::remove_file(&addresses);
-        let log = std::fs::File::create(data.join("log")).unwrap();
+        let log = data.join("log");
+        let errors = std::fs::File::create(&log).unwrap();
         let mut child =
-            fleetd(data).envs(variables.iter().copied()).arg("serve").stderr(log).spawn().unwrap();
+            fleetd(data).envs(variables.iter().copied()).arg("serve").stderr(errors).spawn().unwrap();
         let found: Value = eventually("addresses.json", || {
             if let Some(status) = child.try_wait().unwrap() {
                 panic!("{status}: {}", std::fs::read_to_string(data.join("log")).unwrap());
@@ -83,7 +85,7 @@ impl Server {
             serde_json::from_slice(&std::fs::read(&addresses).ok()?).ok()
         });
         let address = |name: &str| found[name].as_str().unwrap().parse().unwrap();
-        Self { http: address("http"), mqtt: address("mqtt"), child }
+        Self { http: address("http"), mqtt: address("mqtt"), child, log }
     }
 
     /// Whether it has ended by itself.
@@ -129,6 +131,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // `make test` looks through what the server has logged for secrets: scripts/check-secrets.sh.
+        if let Some(folder) = std::env::var_os("FLEET_TEST_LOGS") {
+            let name = format!("fleetd-{}.log", self.child.id());
+            std::fs::copy(&self.log, Path::new(&folder).join(name)).unwrap();
+        }
     }
 }
 
