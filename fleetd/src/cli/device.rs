@@ -5,14 +5,14 @@ use protocol::id::{DeviceId, OrgSlug};
 use protocol::message::rfc3339;
 
 use super::Failure;
-use super::database::{SOURCE, print_table, with_store};
+use super::database::{SOURCE, print_table, with_desk, with_store};
 use crate::config::Config;
 use crate::domain::audit::AuditContext;
 use crate::domain::device::Registration;
-use crate::domain::org::DEFAULT_ORG;
-use crate::service::Desk;
+use crate::domain::org::{DEFAULT_ORG, OrgRef};
 use crate::service::accounts::find_org;
 use crate::service::register::{Requester, register_at};
+use crate::service::{Desk, Error, devices};
 use crate::store::summaries::{self, Selection, SortKey};
 
 /// How many devices are read at a time.
@@ -33,12 +33,46 @@ pub(super) enum Command {
         #[arg(long, default_value = DEFAULT_ORG)]
         org: OrgSlug,
     },
+    /// Say yes to a device that registered itself and waits for it.
+    Approve(Which),
+    /// Let a device that was set up anew enrol once more, with a token of its own.
+    AllowReenrollment(Which),
+    /// Give a device a new token, and print it, alone, on standard output. The old one and its connections end within a second.
+    RotateToken(Which),
+    /// Take a device out of service: its token and its connections end within a second, its history is kept.
+    Decommission(Which),
     /// List the devices of an organisation.
     List {
         /// The organisation.
         #[arg(long, default_value = DEFAULT_ORG)]
         org: OrgSlug,
     },
+}
+
+/// A device.
+#[derive(Debug, clap::Args)]
+pub(super) struct Which {
+    /// The id.
+    #[arg(long, alias = "id")]
+    device_id: DeviceId,
+    /// The organisation.
+    #[arg(long, default_value = DEFAULT_ORG)]
+    org: OrgSlug,
+}
+
+impl Which {
+    /// Does it, and names the device.
+    fn with<T>(
+        &self,
+        config: &Config,
+        work: impl AsyncFnOnce(Desk<'_>, &OrgRef, &str) -> Result<T, Error>,
+    ) -> Result<(String, T), Failure> {
+        let done = with_desk(config, async |desk: Desk<'_>| {
+            let org = find_org(desk.store, &self.org).await?;
+            work(desk, &org, self.device_id.as_str()).await
+        })?;
+        Ok((format!("{}/{}", self.org, self.device_id), done))
+    }
 }
 
 pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
@@ -65,6 +99,21 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
             if let Some(token) = &registered.token {
                 println!("{}", token.expose());
             }
+        }
+        Command::Approve(which) => {
+            println!("approved {}", which.with(config, devices::approve_at)?.0);
+        }
+        Command::AllowReenrollment(which) => {
+            let name = which.with(config, devices::allow_reenrollment_at)?.0;
+            println!("{name} may enrol once more");
+        }
+        Command::RotateToken(which) => {
+            let (name, (_, token)) = which.with(config, devices::rotate_token_at)?;
+            eprintln!("{name} has a new token, shown this once:");
+            println!("{}", token.expose());
+        }
+        Command::Decommission(which) => {
+            println!("took {} out of service", which.with(config, devices::decommission_at)?.0);
         }
         Command::List { org } => {
             let found = with_store(config, |store, now_ms| async move {

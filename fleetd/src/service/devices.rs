@@ -2,20 +2,20 @@
 
 use serde_json::{Value, json};
 
-use super::Error;
 use super::desired::{self, Basis};
+use super::{Desk, Error};
 use crate::app::{AppState, Worker};
 use crate::auth::caller::Caller;
 use crate::auth::policy::{self, Action};
 use crate::auth::token::NewToken;
 use crate::config::Secret;
-use crate::domain::audit::{AuditContext, AuditEntry, AuditOutcome, Resource};
+use crate::domain::audit::{AuditContext, Resource};
 use crate::domain::device::{Device, DevicePatch};
 use crate::domain::dispatch;
 use crate::domain::org::OrgRef;
 use crate::domain::summary::DeviceSummary;
 use crate::store::summaries::{self, Selection};
-use crate::store::{Statement, StoreError, audit, commands, credentials, devices, revocations};
+use crate::store::{Statement, StoreError, commands, credentials, devices, revocations};
 
 /// How often a change is tried again when somebody else changes the same device.
 const ATTEMPTS: usize = 3;
@@ -66,14 +66,16 @@ pub async fn update(
     if patch.touches_target_version() {
         authorise(caller, Action::SetTargetVersion, Some(id))?;
     }
-    let summary = change(app, caller, id, Action::UpdateDevice, context, |device, basis, now_ms| {
+    let desk = Desk::of(app, context);
+    let device = commit(desk, caller.org(), id, Action::UpdateDevice, |device, basis| {
         let new = patch.clone().apply(&device.description);
         let details = device.description.changes_to(&new);
-        let mut statements = devices::describe(device, &new, now_ms);
-        statements.extend(basis.follow(&new, now_ms));
-        Ok((statements, details))
+        let mut statements = devices::describe(device, &new, desk.now_ms);
+        statements.extend(basis.follow(&new, desk.now_ms));
+        (statements, details)
     })
     .await?;
+    let summary = shown(app, caller.org(), &device, id).await?;
     desired::tell(app, &summary.id);
     if patch.touches_tags() {
         // A lock that was set for the tag at this very moment has not seen it.
@@ -92,8 +94,18 @@ pub async fn approve(
     id: &str,
     context: &AuditContext,
 ) -> Result<DeviceSummary, Error> {
-    change(app, caller, id, Action::ApproveDevice, context, |device, _, now_ms| {
-        Ok((vec![devices::approve(device, now_ms)], json!({"was_approved": device.approved})))
+    authorise(caller, Action::ApproveDevice, Some(id))?;
+    let device = approve_at(Desk::of(app, context), caller.org(), id).await?;
+    shown(app, caller.org(), &device, id).await
+}
+
+/// As [`approve`], for whoever may.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Conflict`], [`Error::Store`].
+pub async fn approve_at(desk: Desk<'_>, org: &OrgRef, id: &str) -> Result<Device, Error> {
+    commit(desk, org, id, Action::ApproveDevice, |device, _| {
+        (vec![devices::approve(device, desk.now_ms)], json!({"was_approved": device.approved}))
     })
     .await
 }
@@ -108,8 +120,18 @@ pub async fn allow_reenrollment(
     id: &str,
     context: &AuditContext,
 ) -> Result<DeviceSummary, Error> {
-    change(app, caller, id, Action::AllowReenrollment, context, |device, _, now_ms| {
-        Ok((vec![devices::allow_reenrollment(device, now_ms)], json!({})))
+    authorise(caller, Action::AllowReenrollment, Some(id))?;
+    let device = allow_reenrollment_at(Desk::of(app, context), caller.org(), id).await?;
+    shown(app, caller.org(), &device, id).await
+}
+
+/// As [`allow_reenrollment`], for whoever may.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Conflict`], [`Error::Store`].
+pub async fn allow_reenrollment_at(desk: Desk<'_>, org: &OrgRef, id: &str) -> Result<Device, Error> {
+    commit(desk, org, id, Action::AllowReenrollment, |device, _| {
+        (vec![devices::allow_reenrollment(device, desk.now_ms)], json!({}))
     })
     .await
 }
@@ -124,21 +146,27 @@ pub async fn rotate_token(
     id: &str,
     context: &AuditContext,
 ) -> Result<(DeviceSummary, Secret), Error> {
+    authorise(caller, Action::RotateDeviceToken, Some(id))?;
+    let (device, token) = rotate_token_at(Desk::of(app, context), caller.org(), id).await?;
+    app.end_device(&caller.org().slug, &device.device_id);
+    Ok((shown(app, caller.org(), &device, id).await?, token))
+}
+
+/// As [`rotate_token`], for whoever may. A server that runs beside this process ends the connections within a second.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Conflict`], [`Error::Store`].
+pub async fn rotate_token_at(desk: Desk<'_>, org: &OrgRef, id: &str) -> Result<(Device, Secret), Error> {
     let token = NewToken::generate().map_err(Error::internal)?;
-    let summary = change(app, caller, id, Action::RotateDeviceToken, context, |device, _, now_ms| {
-        let mut statements = vec![devices::touch(device, now_ms)];
-        statements.extend(credentials::set_device_token(&device.org_id, &device.id, token.hash, now_ms));
-        statements.extend(revocations::device(
-            &device.org_id,
-            device.device_id.as_str(),
-            &app.instance,
-            now_ms,
-        ));
-        Ok((statements, json!({})))
+    let device = commit(desk, org, id, Action::RotateDeviceToken, |device, _| {
+        let mut statements = vec![devices::touch(device, desk.now_ms)];
+        let hash = token.hash;
+        statements.extend(credentials::set_device_token(&device.org_id, &device.id, hash, desk.now_ms));
+        statements.extend(end_connections(desk, device));
+        (statements, json!({}))
     })
     .await?;
-    app.end_device(&caller.org().slug, &summary.device_id);
-    Ok((summary, token.text))
+    Ok((device, token.text))
 }
 
 /// Takes a device out of service: its credentials and connections end at once, its history is kept.
@@ -151,35 +179,44 @@ pub async fn decommission(
     id: &str,
     context: &AuditContext,
 ) -> Result<(), Error> {
-    let (device, _) = commit(app, caller, id, Action::DecommissionDevice, context, |device, _, now_ms| {
-        let mut statements =
-            vec![devices::decommission(device, now_ms), credentials::drop_device_tokens(&device.id)];
-        statements.extend(revocations::device(
-            &device.org_id,
-            device.device_id.as_str(),
-            &app.instance,
-            now_ms,
-        ));
-        Ok((statements, json!({})))
-    })
-    .await?;
+    authorise(caller, Action::DecommissionDevice, Some(id))?;
+    let device = decommission_at(Desk::of(app, context), caller.org(), id).await?;
     app.end_device(&caller.org().slug, &device.device_id);
     app.views.mark(device.id.as_str());
-    if let Err(error) = end_commands(app, &device).await {
-        tracing::warn!(%error, "open commands of a decommissioned device; the dispatcher ends them");
-    }
     app.nudges.nudge(Worker::Dispatcher);
     app.nudges.nudge(Worker::Results);
     Ok(())
 }
 
+/// As [`decommission`], for whoever may. A server that runs beside this process ends the connections within a second.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Conflict`], [`Error::Store`].
+pub async fn decommission_at(desk: Desk<'_>, org: &OrgRef, id: &str) -> Result<Device, Error> {
+    let device = commit(desk, org, id, Action::DecommissionDevice, |device, _| {
+        let mut statements =
+            vec![devices::decommission(device, desk.now_ms), credentials::drop_device_tokens(&device.id)];
+        statements.extend(end_connections(desk, device));
+        (statements, json!({}))
+    })
+    .await?;
+    if let Err(error) = end_commands(desk, &device).await {
+        tracing::warn!(%error, "open commands of a decommissioned device; the dispatcher ends them");
+    }
+    Ok(device)
+}
+
+fn end_connections(desk: Desk<'_>, device: &Device) -> [Statement; 2] {
+    revocations::device(&device.org_id, device.device_id.as_str(), desk.source, desk.now_ms)
+}
+
 /// Ends what is open of a device that was taken out, before its id can be registered again. What fails, or is created
 /// at this moment, is left to the dispatcher.
-async fn end_commands(app: &AppState, device: &Device) -> Result<(), StoreError> {
-    for command in commands::open_of(&app.store, &device.id).await? {
-        let Some(mut plan) = dispatch::device_is_gone(&command, app.clock.now_ms()) else { continue };
+async fn end_commands(desk: Desk<'_>, device: &Device) -> Result<(), StoreError> {
+    for command in commands::open_of(desk.store, &device.id).await? {
+        let Some(mut plan) = dispatch::device_is_gone(&command, desk.now_ms) else { continue };
         let statements = commands::update(&mut plan.command, plan.step.as_ref());
-        match app.store.apply(statements).await {
+        match desk.store.apply(statements).await {
             Ok(_) | Err(StoreError::Conflict { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -187,55 +224,41 @@ async fn end_commands(app: &AppState, device: &Device) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Changes a device and shows it as it is afterwards.
-async fn change(
-    app: &AppState,
-    caller: &Caller,
-    id: &str,
-    action: Action,
-    context: &AuditContext,
-    decide: impl Fn(&Device, &Basis, i64) -> Result<(Vec<Statement>, Value), Error>,
-) -> Result<DeviceSummary, Error> {
-    let (device, _) = commit(app, caller, id, action, context, decide).await?;
-    app.views.mark(device.id.as_str());
-    summary(app, caller.org(), id).await
-}
-
 /// Loads the device, decides, and commits together with a row of the audit log; again if somebody was faster.
 async fn commit(
-    app: &AppState,
-    caller: &Caller,
+    desk: Desk<'_>,
+    org: &OrgRef,
     id: &str,
     action: Action,
-    context: &AuditContext,
-    decide: impl Fn(&Device, &Basis, i64) -> Result<(Vec<Statement>, Value), Error>,
-) -> Result<(Device, i64), Error> {
-    authorise(caller, action, Some(id))?;
-    let org = caller.org();
+    decide: impl Fn(&Device, &Basis) -> (Vec<Statement>, Value),
+) -> Result<Device, Error> {
     let mut attempt = 1;
     loop {
-        let now_ms = app.clock.now_ms();
-        let device = devices::find(&app.store, &org.id, id)
+        let device = devices::find(desk.store, &org.id, id)
             .await?
             .filter(|device| device.decommissioned_at.is_none())
             .ok_or_else(|| unknown(id))?;
-        let basis = Basis::load(&app.store, &device, now_ms).await?;
-        let (mut statements, details) = decide(&device, &basis, now_ms)?;
-        statements.push(audit::insert(&AuditEntry {
-            org_id: Some(&org.id),
-            at: now_ms,
-            context,
-            action: action.audit_name().unwrap_or("device.change"),
-            resource: Resource::new("device", device.device_id.as_str()),
-            outcome: AuditOutcome::Ok,
+        let basis = Basis::load(desk.store, &device, desk.now_ms).await?;
+        let (mut statements, details) = decide(&device, &basis);
+        let resource = Resource::new("device", device.device_id.as_str());
+        statements.push(desk.note(
+            &org.id,
+            action.audit_name().unwrap_or("device.change"),
+            resource,
             details,
-        }));
-        match app.store.apply(statements).await.map_err(Error::from) {
-            Ok(_) => return Ok((device, now_ms)),
+        ));
+        match desk.store.apply(statements).await.map_err(Error::from) {
+            Ok(_) => return Ok(device),
             Err(Error::Conflict(_)) if attempt < ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),
         }
     }
+}
+
+/// A device as it is after a change.
+async fn shown(app: &AppState, org: &OrgRef, device: &Device, id: &str) -> Result<DeviceSummary, Error> {
+    app.views.mark(device.id.as_str());
+    summary(app, org, id).await
 }
 
 async fn summary(app: &AppState, org: &OrgRef, id: &str) -> Result<DeviceSummary, Error> {
