@@ -240,7 +240,6 @@ function passwordPage(why) {
         session.keep(await request("POST", "/auth/login", { email: account.email, password: fresh.value }));
         location.hash = "#/";
         await enter();
-        notice("The password was changed.");
       } catch (error) {
         if (error.status === 401) return signOut("Please sign in again.");
         notice(error.message);
