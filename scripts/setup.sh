@@ -17,7 +17,7 @@ wanted=(cc:gcc /usr/include/stdio.h:libc6-dev make:make pkg-config:pkg-config /u
 case $task in
 build) ;;
 demo) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients) ;;
-test) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients python3:python3 shellcheck:shellcheck) ;;
+test) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients openssl:openssl python3:python3 shellcheck:shellcheck) ;;
 bench) wanted+=(/usr/sbin/mosquitto:mosquitto) ;;
 system)
     wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients strip:binutils systemd-nspawn:systemd-container

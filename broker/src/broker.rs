@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use protocol::id::{DeviceId, OrgSlug, UserName};
 use protocol::topic::{Uplink, uplink_filter};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::connection;
@@ -21,6 +22,7 @@ use crate::principal::{Authenticator, PrincipalKey, Transport};
 use crate::registry::{ConnectionInfo, Kick};
 use crate::router::{RouterGone, lock};
 use crate::service::{self, ServicePublisher, ServiceSubscriber};
+use crate::tls::TlsServerStream;
 
 /// How long [`Broker::shutdown`] waits for connections to end.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
@@ -80,6 +82,18 @@ impl Broker {
 
     /// Accepts MQTT over plain TCP until [`Broker::shutdown`].
     pub async fn serve(&self, listener: TcpListener) {
+        self.accept(listener, Transport::Tcp, |stream| stream).await;
+    }
+
+    /// Accepts MQTT over TLS until [`Broker::shutdown`].
+    pub async fn serve_tls(&self, listener: TcpListener, config: Arc<ServerConfig>) {
+        self.accept(listener, Transport::Tls, |stream| TlsServerStream::new(stream, config.clone())).await;
+    }
+
+    async fn accept<S>(&self, listener: TcpListener, transport: Transport, wrap: impl Fn(TcpStream) -> S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let mut stopping = self.gate.stopping.subscribe();
         let mut log = LogPace::new(Instant::now());
         let mut accepted_count = 0u32;
@@ -96,7 +110,7 @@ impl Broker {
                         tracing::debug!(%peer, %error, "the connection was reset at once");
                         continue;
                     }
-                    tokio::spawn(connection::run(self.gate.clone(), stream, peer, Transport::Tcp));
+                    tokio::spawn(connection::run(self.gate.clone(), wrap(stream), peer, transport));
                     accepted_count = accepted_count.wrapping_add(1);
                     if accepted_count.is_multiple_of(32) {
                         // Those that make room for them get their turn to close.

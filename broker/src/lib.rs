@@ -32,6 +32,7 @@ mod retained;
 mod router;
 mod service;
 mod session;
+pub mod tls;
 mod toml_error;
 
 pub use broker::{Broker, BrokerError};

@@ -18,6 +18,17 @@ use crate::{
     store::Store,
 };
 
+/// Where the server listens, beside plain HTTP.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Bound {
+    /// Plain MQTT.
+    pub mqtt: Option<SocketAddr>,
+    /// HTTPS.
+    pub https: Option<SocketAddr>,
+    /// MQTT over TLS.
+    pub mqtts: Option<SocketAddr>,
+}
+
 /// The running server's parts; handlers get it as `Arc<AppState>`.
 pub struct AppState {
     /// The database.
@@ -34,8 +45,10 @@ pub struct AppState {
     pub instance: String,
     /// The broker's connections; set once it runs, as it needs this state to check who connects.
     pub live: OnceLock<Arc<dyn LiveConnections>>,
-    /// Where plain MQTT really listens; set once it does (the configured port may be 0).
-    pub mqtt_bound: OnceLock<SocketAddr>,
+    /// The broker, for MQTT over WebSocket; set once it runs.
+    pub broker: OnceLock<broker::Broker>,
+    /// Where the server really listens; set once it does (a configured port may be 0).
+    pub bound: OnceLock<Bound>,
     /// Counters for `/metrics`.
     pub metrics: Metrics,
     /// Devices whose view is to be written anew.
@@ -65,7 +78,8 @@ impl AppState {
             auth,
             instance: uuid::Uuid::new_v4().to_string(),
             live: OnceLock::new(),
-            mqtt_bound: OnceLock::new(),
+            broker: OnceLock::new(),
+            bound: OnceLock::new(),
             metrics: Metrics::default(),
             views,
             dispatch,
@@ -135,11 +149,13 @@ pub enum Worker {
     HttpCommands,
     /// Keeps what is desired of devices as tags, locks and descriptions say.
     Desired,
+    /// Renews the server's own certificate.
+    Certificates,
 }
 
 impl Worker {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::HeartbeatMonitor,
         Self::Retention,
         Self::MetricsAggregator,
@@ -148,6 +164,7 @@ impl Worker {
         Self::Results,
         Self::HttpCommands,
         Self::Desired,
+        Self::Certificates,
     ];
 
     /// The name in logs and metrics.
@@ -162,6 +179,7 @@ impl Worker {
             Self::Results => "results",
             Self::HttpCommands => "http_commands",
             Self::Desired => "desired",
+            Self::Certificates => "certificates",
         }
     }
 }

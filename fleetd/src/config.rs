@@ -43,6 +43,14 @@ pub struct Config {
     pub http_listen: SocketAddr,
     /// Where plain MQTT listens; `None`: it does not.
     pub mqtt_listen: Option<SocketAddr>,
+    /// Where HTTPS listens; `None`: it does not.
+    pub https_listen: Option<SocketAddr>,
+    /// Where MQTT over TLS listens; `None`: it does not.
+    pub mqtts_listen: Option<SocketAddr>,
+    /// The certificate chain of both, in PEM form.
+    pub tls_cert: PathBuf,
+    /// Its key, in PEM form.
+    pub tls_key: PathBuf,
     /// Database, lock file and secrets.
     pub data_dir: PathBuf,
     /// The SQLite file.
@@ -99,6 +107,10 @@ impl Config {
         Self {
             http_listen: SocketAddr::from(([0, 0, 0, 0], 8180)),
             mqtt_listen: Some(SocketAddr::from(([127, 0, 0, 1], 1883))),
+            https_listen: None,
+            mqtts_listen: None,
+            tls_cert: data_dir.join("tls/server.pem"),
+            tls_key: data_dir.join("tls/server.key"),
             database: data_dir.join("fleet.db"),
             data_dir,
             public_url: None,

@@ -6,6 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{PASSWORD, Server};
+use fleetd::app::Bound;
 use protocol::id::Role;
 use serde_json::json;
 
@@ -307,7 +308,7 @@ fn connect_names_the_broker_only_where_it_can_be_used() {
     let answer = connect();
     assert_eq!(answer.body["mqtt_url"], "mqtt://127.0.0.1:1883", "{}", answer.text);
     assert!(answer.body["server_time"].as_str().unwrap().ends_with('Z'));
-    server.app.mqtt_bound.set("0.0.0.0:2883".parse().unwrap()).unwrap();
+    server.app.bound.set(Bound { mqtt: Some("0.0.0.0:2883".parse().unwrap()), ..Bound::default() }).unwrap();
     assert_eq!(connect().body["mqtt_url"], "mqtt://127.0.0.1:2883");
 }
 
@@ -327,7 +328,11 @@ fn a_device_behind_a_proxy_is_not_sent_to_a_broker_that_takes_its_token_in_clear
         };
         // Neither the loopback listener, which would be the device's own machine, nor an open one.
         assert!(connect("203.0.113.5").is_null());
-        server.app.mqtt_bound.set("0.0.0.0:2883".parse().unwrap()).unwrap();
+        server
+            .app
+            .bound
+            .set(Bound { mqtt: Some("0.0.0.0:2883".parse().unwrap()), ..Bound::default() })
+            .unwrap();
         assert!(connect("203.0.113.5").is_null());
     }
 }

@@ -68,10 +68,27 @@ pub enum LinkError {
         problem: String,
     },
     /// No way of connecting to such an address in this version.
-    #[error("this agent cannot connect to {url}; it has mqtt:// only")]
+    #[error("this agent cannot connect to {url}; it has mqtts://, wss:// and mqtt://")]
     NoTransport {
         /// The address.
         url: MqttUrl,
+    },
+    /// Nobody said whom to trust.
+    #[error("there is no list of authorities for {url}")]
+    NoTls {
+        /// The address.
+        url: MqttUrl,
+    },
+    /// The other end does not show who it is, or the encryption fails.
+    #[error(
+        "the encrypted connection to {url} fails: {problem}; check this device's clock, and CA_FILE if the server has an \
+         authority of its own"
+    )]
+    Tls {
+        /// The address.
+        url: MqttUrl,
+        /// What is wrong.
+        problem: String,
     },
     /// The connection's task is gone.
     #[error("the connection ended")]
@@ -93,6 +110,7 @@ impl LinkError {
             ConnectionError::MqttState(StateError::Deserialization(rumqttc::mqttbytes::Error::Io(
                 source,
             ))) => Self::network(url, source),
+            ConnectionError::Tls(error) => Self::Tls { url, problem: shortened(&error.to_string()) },
             ConnectionError::RequestsDone => Self::Ended,
             other => Self::Protocol { url, problem: shortened(&other.to_string()) },
         }

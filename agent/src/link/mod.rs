@@ -10,12 +10,14 @@ mod mqtt;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::id::{DeviceId, OrgSlug};
 use protocol::topic::{Downlink, SERVER_FILTER, Topic, Uplink};
 use rumqttc::mqttbytes::v4::{Disconnect, Publish};
 use rumqttc::{QoS, Request};
+use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -42,6 +44,8 @@ pub struct LinkSettings {
     pub token: Secret,
     /// What the broker publishes, retained, on `presence` when the connection breaks.
     pub will: Vec<u8>,
+    /// Whom to trust; needed where the connection is encrypted.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 /// Which published packet a receipt is for.
@@ -78,6 +82,10 @@ pub enum LinkEvent {
 pub enum Transport {
     /// MQTT over TCP.
     Mqtt,
+    /// MQTT over TLS.
+    Mqtts,
+    /// MQTT over WebSocket over TLS.
+    Wss,
 }
 
 impl Transport {
@@ -86,6 +94,8 @@ impl Transport {
     pub fn for_url(url: &MqttUrl) -> Option<Self> {
         match url.scheme() {
             Scheme::Mqtt => Some(Self::Mqtt),
+            Scheme::Mqtts => Some(Self::Mqtts),
+            Scheme::Wss => Some(Self::Wss),
             _ => None,
         }
     }
@@ -95,6 +105,8 @@ impl Transport {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mqtt => "mqtt",
+            Self::Mqtts => "mqtts",
+            Self::Wss => "wss",
         }
     }
 }
@@ -116,10 +128,11 @@ impl Link {
     pub fn open(settings: LinkSettings) -> Result<(Self, Transport), LinkError> {
         let transport = Transport::for_url(&settings.url)
             .ok_or_else(|| LinkError::NoTransport { url: settings.url.clone() })?;
+        let options = mqtt::options(&settings, transport)?;
         let (orders, ordered) = mpsc::channel(ORDERS);
         let (sender, events) = mpsc::channel(EVENTS);
         let connection = mqtt::Connection {
-            options: mqtt::options(&settings, transport),
+            options,
             orders: ordered,
             url: settings.url.clone(),
             filters: filters(&settings),

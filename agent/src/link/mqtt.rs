@@ -10,7 +10,7 @@ use protocol::topic::{Topic, Uplink};
 use rumqttc::mqttbytes::v4::{PingReq, Subscribe};
 use rumqttc::{
     Event, EventLoop, Incoming, LastWill, MqttOptions, Outgoing, QoS, Request, StateError, SubscribeFilter,
-    SubscribeReasonCode,
+    SubscribeReasonCode, TlsConfiguration,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -34,14 +34,25 @@ const OVERHEAD_BYTES: usize = 1024;
 /// receipt makes two packets collide.
 const INFLIGHT: u16 = 200;
 
-pub(super) fn options(settings: &LinkSettings, transport: Transport) -> MqttOptions {
+pub(super) fn options(settings: &LinkSettings, transport: Transport) -> Result<MqttOptions, LinkError> {
     let name = format!("{}/{}", settings.org, settings.device);
     let host = settings.url.host();
     // rumqttc joins host and port with a colon.
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let mut options = MqttOptions::new(&name, host, settings.url.port());
+    // Of a WebSocket it wants the whole URL.
+    let address = match transport {
+        Transport::Mqtt | Transport::Mqtts => host,
+        Transport::Wss => format!("wss://{host}:{}{}", settings.url.port(), settings.url.path()),
+    };
+    let mut options = MqttOptions::new(&name, address, settings.url.port());
+    let tls = || {
+        let config = settings.tls.clone();
+        config.map(TlsConfiguration::Rustls).ok_or_else(|| LinkError::NoTls { url: settings.url.clone() })
+    };
     options.set_transport(match transport {
         Transport::Mqtt => rumqttc::Transport::Tcp,
+        Transport::Mqtts => rumqttc::Transport::tls_with_config(tls()?),
+        Transport::Wss => rumqttc::Transport::wss_with_config(tls()?),
     });
     let packet_bytes = limit::LARGEST_BYTES + OVERHEAD_BYTES;
     let will_topic = device_topic(settings, Uplink::Presence).to_string();
@@ -52,7 +63,7 @@ pub(super) fn options(settings: &LinkSettings, transport: Transport) -> MqttOpti
         .set_max_packet_size(packet_bytes, packet_bytes)
         .set_inflight(INFLIGHT)
         .set_last_will(LastWill::new(will_topic, settings.will.clone(), QoS::AtLeastOnce, true));
-    options
+    Ok(options)
 }
 
 /// What is to be sent, and whether its receipt matters.

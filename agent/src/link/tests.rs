@@ -20,6 +20,7 @@ fn settings(url: &str) -> LinkSettings {
         device: DeviceId::new("studio-001").unwrap(),
         token: Secret::new(TOKEN.to_owned()),
         will: b"will".to_vec(),
+        tls: None,
     }
 }
 

@@ -21,6 +21,7 @@ use crate::link::{Link, LinkError, LinkEvent, LinkSettings, Tag};
 use crate::lock::LockError;
 use crate::service_manager::ServiceManager;
 use crate::status::StatusFile;
+use crate::tls;
 
 /// CPU use is measured over the time before a heartbeat; the first one waits for a little of it.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
@@ -255,7 +256,19 @@ impl Agent {
             };
             let (org, device) = (self.config.org.clone(), self.config.device_id.clone());
             self.session.tried = Some(url.clone());
-            match Link::open(LinkSettings { url, org, device, token, will }) {
+            let tls = if url.scheme().is_encrypted() {
+                let config = self.config.clone();
+                // A hundred authorities are read and looked at.
+                let read = tokio::task::spawn_blocking(move || tls::client_config(&config)).await;
+                match read {
+                    Ok(Ok(tls)) => Some(tls),
+                    Ok(Err(error)) => return self.connection_failed(with_causes(&error), Duration::ZERO),
+                    Err(error) => return self.connection_failed(with_causes(&error), Duration::ZERO),
+                }
+            } else {
+                None
+            };
+            match Link::open(LinkSettings { url, org, device, token, will, tls }) {
                 Ok((link, transport)) => self.session.stage = Stage::Linking(link, transport),
                 Err(error) => self.link_down(&error),
             }

@@ -45,8 +45,10 @@ pub(super) struct Session {
     backoff: Backoff,
     /// What the server said last: good for when it is away but its broker is not.
     known: Endpoints,
-    /// Counts attempts, so that they go through all the addresses.
-    attempts: usize,
+    /// Attempts and short connections since the last good one: each goes on to the next address.
+    failures: usize,
+    /// The broker of the last good connection: it is tried first.
+    good: Option<MqttUrl>,
     /// The broker in use or tried last.
     pub(super) tried: Option<MqttUrl>,
 }
@@ -57,7 +59,8 @@ impl Session {
             stage: Stage::Waiting { until: Duration::ZERO },
             backoff: Backoff::LINK,
             known: Endpoints::default(),
-            attempts: 0,
+            failures: 0,
+            good: None,
             tried: None,
         }
     }
@@ -86,7 +89,6 @@ impl Session {
 
     /// Begins an attempt.
     pub(super) fn begin(&mut self, config: &Config) {
-        self.attempts = self.attempts.wrapping_add(1);
         self.stage = match &config.mqtt_url {
             Some(url) => Stage::Found(url.clone()),
             None => {
@@ -118,9 +120,11 @@ impl Session {
                 problem = Some((with_causes(&error), wait));
             }
         }
-        let usable: Vec<&MqttUrl> =
+        let mut usable: Vec<&MqttUrl> =
             self.known.in_order().filter(|url| Transport::for_url(url).is_some()).collect();
-        match usable.get(self.attempts % usable.len().max(1)) {
+        // The others stay as they are.
+        usable.sort_by_key(|url| self.good.as_ref() != Some(*url));
+        match usable.get(self.failures % usable.len().max(1)) {
             Some(url) => {
                 self.stage = Stage::Found((*url).clone());
                 Ok(())
@@ -128,8 +132,8 @@ impl Session {
             None => Err(problem.unwrap_or_else(|| {
                 let offered: Vec<String> = self.known.in_order().map(ToString::to_string).collect();
                 let text = format!(
-                    "the server offers no broker that this agent can connect to (it offers: {}); this agent needs an \
-                     mqtt:// address, which a server gives only where plain text is allowed",
+                    "the server offers no broker that this agent can connect to (it offers: {}); it needs an \
+                     mqtts:// or wss:// address, or an mqtt:// one, which a server gives only where plain text is allowed",
                     if offered.is_empty() { "none".to_owned() } else { offered.join(", ") }
                 );
                 (text, Duration::ZERO)
@@ -139,10 +143,13 @@ impl Session {
 
     /// The attempt or connection has ended: waits for the next, and says how long.
     pub(super) fn failed(&mut self, now: Duration, random: u64, at_least: Duration) -> Duration {
+        self.failures = self.failures.wrapping_add(1);
         if let Stage::Linked { since, .. } = &self.stage
             && now.saturating_sub(*since) >= GOOD_AFTER
         {
             self.backoff.reset();
+            self.failures = 0;
+            self.good = self.tried.clone();
         }
         let wait = self.backoff.next(random).max(at_least);
         self.stage = Stage::Waiting { until: now + wait };

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use broker::tls::Certificates;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -11,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::Finding;
 use crate::config::Config;
+use crate::service::ingest::error_chain;
 use crate::store::{DataLock, LockError};
 
 /// How long a running server may take to say that it is ready.
@@ -28,6 +30,7 @@ pub(super) fn look(config: &Config) -> Vec<Finding> {
         Ok(false) => ports(config),
         Err(LockError::InUse { .. } | LockError::File { .. }) => Vec::new(),
     };
+    findings.extend(certificate(config));
     findings.push(plaintext(config));
     findings.extend(public_url(config));
     findings
@@ -77,7 +80,12 @@ fn ready(address: SocketAddr) -> io::Result<u16> {
 }
 
 fn ports(config: &Config) -> Vec<Finding> {
-    let wanted = [("FLEET_HTTP_LISTEN", Some(config.http_listen)), ("FLEET_MQTT_LISTEN", config.mqtt_listen)];
+    let wanted = [
+        ("FLEET_HTTP_LISTEN", Some(config.http_listen)),
+        ("FLEET_MQTT_LISTEN", config.mqtt_listen),
+        ("FLEET_HTTPS_LISTEN", config.https_listen),
+        ("FLEET_MQTTS_LISTEN", config.mqtts_listen),
+    ];
     let of = |(variable, address): (&str, Option<SocketAddr>)| {
         let address = address?;
         Some(match TcpListener::bind(address) {
@@ -90,6 +98,17 @@ fn ports(config: &Config) -> Vec<Finding> {
     };
     let not_running = Finding::ok("server", "not running");
     std::iter::once(not_running).chain(wanted.into_iter().filter_map(of)).collect()
+}
+
+fn certificate(config: &Config) -> Option<Finding> {
+    config.https_listen.or(config.mqtts_listen)?;
+    Some(match Certificates::load(&config.tls_cert, &config.tls_key) {
+        Ok(_) => Finding::ok("certificate", config.tls_cert.display().to_string()),
+        Err(error) => {
+            let advice = "fleetd tls init makes one, or name yours in FLEET_TLS_CERT and FLEET_TLS_KEY";
+            Finding::error("certificate", error_chain(&error), advice)
+        }
+    })
 }
 
 fn plaintext(config: &Config) -> Finding {

@@ -14,6 +14,7 @@ mod restore;
 mod serve;
 mod service_account;
 mod systemd;
+mod tls;
 mod user;
 
 use std::{
@@ -64,6 +65,9 @@ enum Command {
     Audit(audit::Command),
     /// Say whether this installation is sound: files, database, accounts, ports, encryption. Works beside a running server.
     Check(check::Arguments),
+    /// Encryption without a public certificate authority.
+    #[command(subcommand)]
+    Tls(tls::Command),
     /// Save the database and all files of the server in one file. Works beside a running server.
     Backup(backup::Arguments),
     /// Put a backup in the place of the server's data. The server must be stopped.
@@ -105,6 +109,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::EnrollmentKey(command) => enrollment_key::run(command, &config()?),
         Command::Audit(command) => audit::run(command, &config()?),
         Command::Check(arguments) => check::run(&arguments, &config()?, cli.config.as_deref()),
+        Command::Tls(command) => tls::run(command, &config()?),
         Command::Backup(arguments) => backup::run(arguments, &config()?),
         Command::Restore(arguments) => restore::run(arguments, &config()?),
         Command::Decode(arguments) => Ok(decode::run(&arguments, &mut io::stdout().lock())?),

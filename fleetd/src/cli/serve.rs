@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use broker::tls::{Certificates, TlsError};
 use broker::{Broker, BrokerError, Limits};
 use protocol::topic::OPERATOR_COMMAND_FILTER;
 use serde::Serialize;
@@ -18,7 +19,7 @@ use tracing_subscriber::{
 
 use super::systemd;
 use crate::{
-    app::AppState,
+    app::{AppState, Bound},
     auth::{AuthError, AuthState, mqtt::DatabaseAuthenticator},
     clock::Clock,
     config::Config,
@@ -62,6 +63,10 @@ pub(super) enum ServeError {
         }
     )]
     Listen { address: SocketAddr, variable: &'static str, source: io::Error },
+    #[error(
+        "{0}; `fleetd tls init` makes a certificate and its key, or name yours in FLEET_TLS_CERT and FLEET_TLS_KEY"
+    )]
+    Tls(#[source] TlsError),
     #[error("cannot start the MQTT broker")]
     Broker(#[from] BrokerError),
     #[error("cannot write {path}")]
@@ -84,7 +89,56 @@ struct Addresses {
     http: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     mqtt: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    https: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mqtts: Option<SocketAddr>,
 }
+
+/// Where the server listens.
+struct Listeners {
+    http: TcpListener,
+    mqtt: Option<TcpListener>,
+    https: Option<TcpListener>,
+    mqtts: Option<TcpListener>,
+    /// For the last two.
+    certificates: Option<Arc<Certificates>>,
+}
+
+impl Listeners {
+    fn open(config: &Config) -> Result<Self, ServeError> {
+        let maybe =
+            |address: Option<SocketAddr>, key| address.map(|address| listen(address, key)).transpose();
+        let certificates = match config.https_listen.or(config.mqtts_listen) {
+            Some(_) => Some(Certificates::load(&config.tls_cert, &config.tls_key).map_err(ServeError::Tls)?),
+            None => None,
+        };
+        Ok(Self {
+            http: listen(config.http_listen, HTTP)?,
+            mqtt: maybe(config.mqtt_listen, MQTT)?,
+            https: maybe(config.https_listen, HTTPS)?,
+            mqtts: maybe(config.mqtts_listen, MQTTS)?,
+            certificates,
+        })
+    }
+
+    fn addresses(&self) -> Result<Addresses, ServeError> {
+        let maybe =
+            |listener: &Option<TcpListener>, key| listener.as_ref().map(|l| local(l, key)).transpose();
+        Ok(Addresses {
+            http: local(&self.http, HTTP)?,
+            mqtt: maybe(&self.mqtt, MQTT)?,
+            https: maybe(&self.https, HTTPS)?,
+            mqtts: maybe(&self.mqtts, MQTTS)?,
+        })
+    }
+}
+
+// What an address is set by.
+const HTTP: &str = "FLEET_HTTP_LISTEN, http_listen";
+const MQTT: &str = "FLEET_MQTT_LISTEN, mqtt_listen";
+const HTTPS: &str = "FLEET_HTTPS_LISTEN, https_listen";
+const MQTTS: &str = "FLEET_MQTTS_LISTEN, mqtts_listen";
 
 /// Runs the server until it is told to stop (SIGTERM or SIGINT).
 pub(super) fn run(config: Config) -> Result<(), ServeError> {
@@ -120,29 +174,21 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let auth = AuthState::open(&config, &clock)?;
     let app = Arc::new(AppState::new(store, config, clock, auth));
 
-    // Both before anything starts, so that a taken port leaves nothing half done.
-    let http = listen(app.config.http_listen, "FLEET_HTTP_LISTEN, http_listen")?;
-    let mqtt = match app.config.mqtt_listen {
-        Some(address) => Some(listen(address, "FLEET_MQTT_LISTEN, mqtt_listen")?),
-        None => None,
-    };
-    let addresses = Addresses {
-        http: local(&http, "FLEET_HTTP_LISTEN, http_listen")?,
-        mqtt: mqtt.as_ref().map(|listener| local(listener, "FLEET_MQTT_LISTEN, mqtt_listen")).transpose()?,
-    };
+    // All before anything starts, so that a taken port leaves nothing half done.
+    let listeners = Listeners::open(&app.config)?;
+    let addresses = listeners.addresses()?;
 
     first_account(&app).await?;
 
     let limits =
         Limits { device_messages_per_second: app.config.device_messages_per_second, ..Limits::default() };
     let broker = Broker::start(limits, Arc::new(DatabaseAuthenticator::new(app.clone())))?;
-    // The state was made above and nobody else has it yet: both are set here for the first time.
+    // The state was made above and nobody else has it yet: all are set here for the first time.
     let _ = app.live.set(Arc::new(mqtt::Embedded(broker.clone())));
-    if let Some(address) = addresses.mqtt {
-        let _ = app.mqtt_bound.set(address);
-    }
     app.metrics.add_source("fleet_broker_", mqtt::counters(broker.clone()));
-    let running = Running::start(app, broker, http, mqtt).await?;
+    let _ = app.bound.set(Bound { mqtt: addresses.mqtt, https: addresses.https, mqtts: addresses.mqtts });
+    let _ = app.broker.set(broker.clone());
+    let running = Running::start(app, broker, listeners).await?;
     match write_addresses(&running.app, &addresses) {
         // Only tools read it. The server answers what it can, and goes on by itself when there is room again.
         Err(ServeError::Write { path, source }) if source.kind() == io::ErrorKind::StorageFull => {
@@ -150,8 +196,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         }
         written => written?,
     }
-    let mqtt_text = addresses.mqtt.map_or_else(|| "off".to_owned(), |address| address.to_string());
-    tracing::info!("listening http={} mqtt={mqtt_text}", addresses.http);
+    let text = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |one| one.to_string());
+    let [mqtt, https, mqtts] = [addresses.mqtt, addresses.https, addresses.mqtts].map(text);
+    tracing::info!("listening http={} mqtt={mqtt} https={https} mqtts={mqtts}", addresses.http);
     systemd::tell("READY", "1");
 
     let ended = running.until_told().await;
@@ -256,12 +303,7 @@ struct Running {
 }
 
 impl Running {
-    async fn start(
-        app: Arc<AppState>,
-        broker: Broker,
-        http: TcpListener,
-        mqtt: Option<TcpListener>,
-    ) -> Result<Self, ServeError> {
+    async fn start(app: Arc<AppState>, broker: Broker, listeners: Listeners) -> Result<Self, ServeError> {
         let (stop, stopped) = watch::channel(false);
         let (stop_ingest, ingest_stopped) = watch::channel(false);
         let started_ms = app.clock.now_ms();
@@ -290,21 +332,35 @@ impl Running {
         tasks.spawn(mqtt::results::run(app.clone(), publisher.clone(), stopped.clone()));
         mqtt::tell_status(&app, &publisher, true, started_ms).await;
         // Listening begins when the way in stands, so that no device talks to nobody.
+        let Listeners { http, mqtt, https, mqtts, certificates } = listeners;
         if let Some(listener) = mqtt {
             let broker = broker.clone();
             tasks.spawn(async move { broker.serve(listener).await });
         }
         let (http_ended, http_gone) = watch::channel(false);
-        let (state, mut told) = (app.clone(), stopped);
-        tasks.spawn(async move {
-            let shutdown = async move {
-                let _ = told.wait_for(|stop| *stop).await;
-            };
-            if let Err(error) = crate::http::serve(http, state, shutdown).await {
-                tracing::error!(%error, "the HTTP server has stopped");
+        let mut serve_http = |listener, tls| {
+            let (state, mut told, ended) = (app.clone(), stopped.clone(), http_ended.clone());
+            tasks.spawn(async move {
+                let shutdown = async move {
+                    let _ = told.wait_for(|stop| *stop).await;
+                };
+                crate::http::serve(listener, state, tls, shutdown).await;
+                ended.send_replace(true);
+            });
+        };
+        serve_http(http, None);
+        if let Some(certificates) = certificates {
+            if let Some(listener) = https {
+                let config = certificates.server_config(Some("http/1.1")).map_err(ServeError::Tls)?;
+                serve_http(listener, Some(config));
             }
-            http_ended.send_replace(true);
-        });
+            if let Some(listener) = mqtts {
+                let config = certificates.server_config(None).map_err(ServeError::Tls)?;
+                let broker = broker.clone();
+                tasks.spawn(async move { broker.serve_tls(listener, config).await });
+            }
+            watch.spawn(certificates.watch());
+        }
         Ok(Self { app, broker, publisher, started_ms, stop, ingest, stop_ingest, tasks, watch, http_gone })
     }
 

@@ -42,6 +42,10 @@ pub enum ConfigError {
 pub(super) const KEYS: &[Key] = &[
     key("FLEET_HTTP_LISTEN", "http_listen", Kind::Text),
     key("FLEET_MQTT_LISTEN", "mqtt_listen", Kind::Text),
+    key("FLEET_HTTPS_LISTEN", "https_listen", Kind::Text),
+    key("FLEET_MQTTS_LISTEN", "mqtts_listen", Kind::Text),
+    key("FLEET_TLS_CERT", "tls_cert", Kind::Text),
+    key("FLEET_TLS_KEY", "tls_key", Kind::Text),
     key("FLEET_DATA_DIR", "data_dir", Kind::Text),
     key("FLEET_DATABASE_URL", "database_url", Kind::Text),
     key("FLEET_PUBLIC_URL", "public_url", Kind::Text),
@@ -65,13 +69,17 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// Settings of larger installations that this version cannot do. Leaving them out silently would be worse than stopping.
-const NOT_AVAILABLE: &[&str] = &["FLEET_HTTPS_LISTEN", "FLEET_MQTTS_LISTEN", "FLEET_BROKER_URL"];
+const NOT_AVAILABLE: &[&str] = &["FLEET_BROKER_URL"];
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Raw {
     http_listen: Option<Address>,
     mqtt_listen: Option<AddressOrNone>,
+    https_listen: Option<AddressOrNone>,
+    mqtts_listen: Option<AddressOrNone>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     data_dir: Option<PathBuf>,
     database_url: Option<Database>,
     public_url: Option<WebUrl>,
@@ -178,8 +186,7 @@ impl Config {
         let raw: Raw = layered_config::parse(path, text, KEYS, BadText::Hidden, &environment)?;
         for variable in NOT_AVAILABLE {
             if environment(variable).is_some_and(|value| !value.is_empty()) {
-                let problem =
-                    "this version does not have it; unset it, or put a TLS proxy in front".to_owned();
+                let problem = "this version has its own broker alone; unset it".to_owned();
                 return Err(layered_config::ConfigError::Environment { variable, problem }.into());
             }
         }
@@ -202,7 +209,20 @@ impl Raw {
                 });
             }
         };
+        let (tls_cert, tls_key) = match (self.tls_cert, self.tls_key) {
+            (Some(cert), Some(key)) => (cert, key),
+            (None, None) => (default.tls_cert, default.tls_key),
+            _ => {
+                return Err(ConfigError::Together {
+                    problem: "FLEET_TLS_CERT and FLEET_TLS_KEY (tls_cert, tls_key) go together: set both or none",
+                });
+            }
+        };
         Ok(Config {
+            https_listen: self.https_listen.and_then(|address| address.0),
+            mqtts_listen: self.mqtts_listen.and_then(|address| address.0),
+            tls_cert,
+            tls_key,
             http_listen: self.http_listen.map_or(default.http_listen, |address| address.0),
             mqtt_listen: self.mqtt_listen.map_or(default.mqtt_listen, |address| address.0),
             database: self.database_url.and_then(|url| url.0).unwrap_or(default.database),

@@ -15,11 +15,21 @@ pub(super) async fn connect(request: Request) -> Result<Response, Problem> {
     request.query()?.finish()?;
     let app = &request.app;
     let mut answer = json!({"server_time": rfc3339(app.clock.now_ms())});
-    let plain = app.mqtt_bound.get().copied().or(app.config.mqtt_listen);
+    let bound = app.bound.get().copied().unwrap_or_default();
+    let (client, name) = (client(&request), server_name(&request));
+    let url =
+        |scheme, listen: Option<SocketAddr>| listen.and_then(|listen| url(scheme, listen, client, name));
+    if let Some(url) = url("mqtts", bound.mqtts.or(app.config.mqtts_listen)) {
+        answer["mqtts_url"] = url.into();
+    }
+    let at_public = app.config.public_url.as_deref().and_then(|url| url.strip_prefix("https://"));
+    let at_listener = url("wss", bound.https.or(app.config.https_listen));
+    if let Some(url) = at_public.map(|rest| format!("wss://{rest}")).or(at_listener) {
+        answer["wss_url"] = format!("{url}/mqtt").into();
+    }
     // Plain MQTT is named only to those who may use it.
-    let client = client(&request);
     if app.auth.proxies.plaintext_allowed(client)
-        && let Some(url) = plain.and_then(|listen| mqtt_url(listen, client, server_name(&request)))
+        && let Some(url) = url("mqtt", bound.mqtt.or(app.config.mqtt_listen))
     {
         answer["mqtt_url"] = url.into();
     }
@@ -52,24 +62,24 @@ fn server_name(request: &Request) -> Option<&str> {
     (!name.is_empty()).then_some(name)
 }
 
-/// The URL of a plain listener as a peer can use it; none if it cannot.
-fn mqtt_url(listen: SocketAddr, peer: IpAddr, server_name: Option<&str>) -> Option<String> {
+/// The URL of a listener as a peer can use it; none if it cannot.
+fn url(scheme: &str, listen: SocketAddr, peer: IpAddr, server_name: Option<&str>) -> Option<String> {
     let port = listen.port();
     match listen.ip() {
         _ if port == 0 => None,
-        ip if ip.is_loopback() => peer.to_canonical().is_loopback().then(|| format!("mqtt://{listen}")),
-        ip if ip.is_unspecified() => server_name.map(|name| format!("mqtt://{name}:{port}")),
-        _ => Some(format!("mqtt://{listen}")),
+        ip if ip.is_loopback() => peer.to_canonical().is_loopback().then(|| format!("{scheme}://{listen}")),
+        ip if ip.is_unspecified() => server_name.map(|name| format!("{scheme}://{name}:{port}")),
+        // A certificate is for a name.
+        _ if scheme != "mqtt" => server_name.map(|name| format!("{scheme}://{name}:{port}")),
+        _ => Some(format!("{scheme}://{listen}")),
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::*;
-
     fn url(listen: &str, peer: &str, name: Option<&str>) -> Option<String> {
-        mqtt_url(listen.parse().unwrap(), peer.parse().unwrap(), name)
+        super::url("mqtt", listen.parse().unwrap(), peer.parse().unwrap(), name)
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod enrollment_keys;
 mod headers;
 mod history;
 mod leases;
+mod mqtt_socket;
 mod orgs;
 mod problem;
 mod query;

@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use warp::reply::Response;
@@ -63,6 +63,15 @@ impl Problem {
     /// Nothing is at this path.
     pub(super) fn no_such_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "there is nothing at this path; docs/api.md lists the paths")
+    }
+
+    /// Credentials came, or are about to come, where others can read them.
+    pub(super) fn plaintext_forbidden() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "credentials are not accepted over plain HTTP: use HTTPS, or set FLEET_ALLOW_PLAINTEXT=1 on the server if \
+             the network in between is trusted",
+        )
     }
 
     /// The path knows other methods.
@@ -153,6 +162,9 @@ impl Problem {
         }
         if self.0.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"fleet\""));
+        }
+        if self.0.status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         }
         response
     }

@@ -135,11 +135,7 @@ impl Request {
         if self.origin.credentials_allowed {
             return Ok(());
         }
-        Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "credentials are not accepted over plain HTTP: use HTTPS, or set FLEET_ALLOW_PLAINTEXT=1 on the server if \
-             the network in between is trusted",
-        ))
+        Err(Problem::plaintext_forbidden())
     }
 
     /// Reads the body, at most `limit` bytes of it.
@@ -240,7 +236,7 @@ fn parse_json(bytes: &[u8]) -> Result<Value, Problem> {
 }
 
 /// All values of a header that may come several times, as one.
-fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
+pub(super) fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     let values: Vec<_> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
     if values.is_empty() { None } else { Some(values.join(",")) }
 }

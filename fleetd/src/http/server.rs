@@ -3,26 +3,27 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use broker::tls::TlsServerStream;
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tower_service::Service as _;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 use super::problem::Problem;
 use super::request::Peer;
-use super::{headers, routes};
+use super::{headers, mqtt_socket, routes};
 use crate::app::AppState;
 use crate::domain::network::Proxies;
 
@@ -43,19 +44,18 @@ const SHUTDOWN_TIME: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (no file descriptor left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves HTTP until `shutdown` resolves, then lets the requests that run finish, for some seconds.
-///
-/// # Errors
-/// None at present; a failing accept is logged and tried again.
+/// Serves HTTP, over TLS if there is a configuration for it, until `shutdown` resolves, then lets the requests that run
+/// finish, for some seconds.
 pub async fn serve(
     listener: TcpListener,
     app: Arc<AppState>,
+    tls: Option<Arc<ServerConfig>>,
     shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
+) {
     let places = Places { proxies: app.auth.proxies.clone(), taken: Arc::default() };
     let service = Service { routes: routes::filter(&app), app };
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let graceful = GracefulShutdown::new();
+    let stopping = watch::Sender::new(false);
     let builder = protocol(HEADERS_TIME);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -79,21 +79,53 @@ pub async fn serve(
             tracing::debug!(peer = %address, "too many HTTP connections from this address");
             continue;
         };
-        let connection =
-            builder.serve_connection(TokioIo::new(no_delay(stream)), service.for_peer(address, false));
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            let _held = (slot, place);
-            if let Err(error) = connection.await {
-                tracing::debug!(peer = %address, %error, "an HTTP connection ended with an error");
+        let stream = no_delay(stream);
+        let held = (slot, place);
+        match &tls {
+            Some(config) => {
+                let stream = TlsServerStream::new(stream, config.clone());
+                begin(&builder, &stopping, stream, service.for_peer(address, true), held);
             }
-        });
+            None => begin(&builder, &stopping, stream, service.for_peer(address, false), held),
+        }
     }
     drop(listener);
-    if tokio::time::timeout(SHUTDOWN_TIME, graceful.shutdown()).await.is_err() {
+    stopping.send_replace(true);
+    // All places are free again when every connection has ended.
+    let ended = slots.acquire_many(u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX));
+    if tokio::time::timeout(SHUTDOWN_TIME, ended).await.is_err() {
         tracing::warn!("some HTTP requests did not finish in time and were cut off");
     }
-    Ok(())
+}
+
+/// Serves one connection in a task of its own. `held` is given back at its end, also where it becomes a WebSocket: the
+/// broker has limits of its own.
+fn begin<S>(
+    builder: &http1::Builder,
+    stopping: &watch::Sender<bool>,
+    stream: S,
+    service: PeerService,
+    held: impl Send + 'static,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let peer = service.peer.address;
+    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let mut stopping = stopping.subscribe();
+    tokio::spawn(async move {
+        let _held = held;
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "an HTTP connection ended with an error");
+        }
+    });
 }
 
 /// HTTP/1 alone: waiting to see which version a client speaks has no time limit of its own, and neither has an idle
@@ -210,6 +242,8 @@ async fn answer(
         if request.uri().path_and_query().is_some_and(|path| path.as_str().len() > PATH_MAX_BYTES) {
             let detail = format!("path and query may have at most {PATH_MAX_BYTES} bytes");
             Problem::new(StatusCode::URI_TOO_LONG, detail).into_response()
+        } else if mqtt_socket::is_meant(&request) {
+            mqtt_socket::answer(&service.app, peer, &mut request)
         } else if origin.is_some() && headers::is_preflight(&method, request.headers()) {
             headers::preflight()
         } else {

@@ -2,6 +2,7 @@
 //! nudge run it; a failure is logged and counted, and the next run tries again.
 
 pub mod aggregator;
+pub mod certificates;
 pub mod dispatcher;
 pub mod monitor;
 pub mod retention;
@@ -43,6 +44,13 @@ pub fn start(app: &Arc<AppState>, stop: &watch::Receiver<bool>, tasks: &mut Join
         Worker::HttpCommands,
         HTTP_COMMANDS_EVERY,
         |app| async move { http_devices::give_up_overdue(&app).await },
+    ));
+    tasks.spawn(run(
+        app.clone(),
+        stop.clone(),
+        Worker::Certificates,
+        certificates::EVERY,
+        |app| async move { certificates::step(&app).await },
     ));
     tasks.spawn(run(app.clone(), stop.clone(), Worker::Desired, DESIRED_EVERY, |app| async move {
         desired::refresh_all(&app).await

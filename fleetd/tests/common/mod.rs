@@ -83,7 +83,7 @@ impl Server {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        runtime.spawn(fleetd::http::serve(listener, app.clone(), async {
+        runtime.spawn(fleetd::http::serve(listener, app.clone(), None, async {
             let _ = stopped.await;
         }));
         runtime.spawn(fleetd::service::revocations::watch(app.clone()));
