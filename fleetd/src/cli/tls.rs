@@ -30,6 +30,9 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
     let certificate = authority.certificate();
     if made.new_authority {
         println!("made an authority: {}", certificate.display());
+        println!(
+            "keep a copy of it and of ca.key beside it in a safe place: no backup has them, and devices believe no other"
+        );
     }
     println!("made a certificate for {}, good until {}", made.names.join(", "), rfc3339(made.ends_at * 1000));
     if config.https_listen.is_none() && config.mqtts_listen.is_none() {
