@@ -100,6 +100,10 @@ struct EnrollArguments {
     /// File that holds the enrolment key, or - for standard input
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// File with the authority that the server's certificate is of, in PEM form, if it is one of your own (fleetd tls init). It
+    /// is kept beside fleet.conf, and from then on no other is trusted
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// This device's id: a-z, 0-9, '-' and '_'. Default: the configured one, else r58-<hostname>
     #[arg(long, value_name = "ID")]
     device_id: Option<DeviceId>,

@@ -5,6 +5,7 @@
 //! the same answer from the server, and `fleet.conf` changes in one step once the server has agreed. An enrolment that
 //! is refused leaves an earlier one untouched.
 
+mod authority;
 mod facts;
 mod pending;
 #[cfg(test)]
@@ -20,6 +21,8 @@ use sha2::{Digest as _, Sha256};
 use crate::config::{self, Config, ConfigError, FileError, HttpUrl, Key, Secret};
 use crate::http::{self, Answer, HttpError};
 use crate::kernel;
+use crate::tls::TlsError;
+use authority::Authority;
 
 /// Longest answer that is read, in bytes.
 const ANSWER_MAX_LEN: u64 = 64 * 1024;
@@ -35,6 +38,8 @@ pub struct Request<'a> {
     pub key: Secret,
     /// The wanted id; else the configured one, else the one made from the host's name.
     pub device_id: Option<DeviceId>,
+    /// A file with the authorities that alone are trusted from now on, if the server has one of its own.
+    pub ca: Option<PathBuf>,
     /// `--config`.
     pub config_file: Option<&'a Path>,
 }
@@ -63,6 +68,12 @@ pub enum EnrollError {
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The authorities cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Where `fleet.conf` is cannot be written into it.
+    #[error("{0} is no UTF-8, so that fleet.conf cannot name it; use another folder")]
+    Place(PathBuf),
     /// The key is no key.
     #[error(
         "the enrolment key is empty, too long or has blanks in it: copy it whole from `fleetd enrollment-key add`"
@@ -146,12 +157,16 @@ struct Registered {
 pub fn enroll(request: &Request<'_>) -> Result<Enrolled, EnrollError> {
     check_key(&request.key)?;
     let file = config::choose_file(request.config_file).unwrap_or_else(|| config::SYSTEM_FILE.into());
-    let current = match Config::load(Some(&file)) {
+    let mut current = match Config::load(Some(&file)) {
         Err(ConfigError::File(FileError::Missing { .. })) => {
             Config::from_parts(None, &config::environment(), &kernel::hostname())?
         }
         other => other?,
     };
+    let authority = request.ca.as_deref().map(|ca| Authority::read(ca, &file)).transpose()?;
+    if let Some(ca) = &request.ca {
+        current.ca_file = Some(ca.clone());
+    }
     let device_id = request.device_id.clone().unwrap_or_else(|| current.device_id.clone());
     let token = match reusable(&current, &request.server, &device_id) {
         Some(token) => token,
@@ -175,13 +190,18 @@ pub fn enroll(request: &Request<'_>) -> Result<Enrolled, EnrollError> {
     let (org, status) = judge(&request.server, &device_id, &answer)?;
 
     let server = request.server.to_string();
-    let changes = [
+    let mut changes = vec![
         (Key::FleetUrl, server.as_str()),
         (Key::FleetOrg, org.as_str()),
         (Key::DeviceId, device_id.as_str()),
         (Key::DeviceToken, token.expose()),
     ];
-    config::update_file(&file, config::EXAMPLE, &changes.map(|(key, value)| (key.name(), value)))?;
+    if let Some(authority) = &authority {
+        authority.keep()?;
+        changes.push((Key::CaFile, authority.place()?));
+    }
+    let lines: Vec<_> = changes.iter().map(|(key, value)| (key.name(), *value)).collect();
+    config::update_file(&file, config::EXAMPLE, &lines)?;
     pending::remove(&file);
     let overrides = config::environment();
     let differs = |(key, value): &(Key, &str)| overrides.iter().any(|(k, v)| k == key && v != value);

@@ -125,6 +125,15 @@ fn authorities(config: &Config) -> Result<Vec<CertificateDer<'static>>, TlsError
     certificates("authority certificate", &path)
 }
 
+/// What is in a file of authorities, if it is one.
+///
+/// # Errors
+/// When it cannot be read, or has no certificate in it.
+pub(crate) fn read_authorities(path: &Path) -> Result<Vec<u8>, TlsError> {
+    certificates("authority certificate", path)?;
+    read("authority certificate", path)
+}
+
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = read(what, path)?;
     let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().unwrap_or_default();

@@ -10,6 +10,8 @@ use process::{PASSWORD, Server};
 use tokio_tungstenite::tungstenite::handshake::client::{Request, generate_key};
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
+type Refusal = tungstenite::http::Response<Option<Vec<u8>>>;
+
 /// CONNECT of MQTT 3.1.1 as a person.
 fn connect_packet() -> Vec<u8> {
     let text = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
@@ -25,10 +27,7 @@ fn connect_packet() -> Vec<u8> {
 }
 
 /// The WebSocket, or the status and headers of the refusal.
-fn open(
-    server: &Server,
-    protocol: Option<&str>,
-) -> Result<WebSocket<TcpStream>, tungstenite::http::Response<Option<Vec<u8>>>> {
+fn open(server: &Server, protocol: Option<&str>) -> Result<WebSocket<TcpStream>, Box<Refusal>> {
     let mut request = Request::builder()
         .uri(format!("ws://{}/mqtt", server.http))
         .header("host", server.http.to_string())
@@ -46,7 +45,7 @@ fn open(
             assert_eq!(answer.headers()["sec-websocket-protocol"], "mqtt");
             Ok(socket)
         }
-        Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => Err(*answer),
+        Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => Err(answer),
         Err(other) => panic!("{other}"),
     }
 }

@@ -101,8 +101,11 @@ fn an_agent_is_enrolled_over_https_and_connects_by_mqtts_or_by_wss_where_that_is
     let authority = secure.authority();
     let url = format!("https://localhost:{}", secure.https);
     let key = secure.server.enrollment_key();
-    let mut agent = Agent::unenrolled("studio-001").with("CA_FILE", &authority);
-    let output = agent.run(&["enroll", &url, "--key", "-", "--device-id", "studio-001"], &key);
+    let mut agent = Agent::unenrolled("studio-001");
+    let enroll = ["enroll", &url, "--key", "-", "--device-id", "studio-001", "--ca", &authority];
+    let refused = agent.run(&enroll[..6], &key);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--ca"), "{refused:?}");
+    let output = agent.run(&enroll, &key);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     agent.start();
     let api = secure.server.api();

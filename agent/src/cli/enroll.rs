@@ -23,7 +23,7 @@ struct KeyError {
 }
 
 pub(super) fn run(arguments: EnrollArguments, config_file: Option<&Path>) -> ExitCode {
-    let EnrollArguments { server, key, key_file, device_id, no_restart } = arguments;
+    let EnrollArguments { server, key, key_file, ca, device_id, no_restart } = arguments;
     let key = match read_key(key, key_file) {
         Ok(key) => key,
         Err(error) => return failure(&error),
@@ -34,7 +34,7 @@ pub(super) fn run(arguments: EnrollArguments, config_file: Option<&Path>) -> Exi
              if you can"
         );
     }
-    match enroll(&Request { server, key, device_id, config_file }) {
+    match enroll(&Request { server, key, device_id, ca, config_file }) {
         Err(error) => failure(&error),
         Ok(enrolled) => {
             report(&enrolled);

@@ -70,6 +70,7 @@ fn request<'a>(server: &HttpUrl, file: &'a Path) -> Request<'a> {
         server: server.clone(),
         key: Secret::new(KEY.to_owned()),
         device_id: Some(DeviceId::new("studio-1").unwrap()),
+        ca: None,
         config_file: Some(file),
     }
 }
