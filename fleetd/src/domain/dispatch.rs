@@ -74,8 +74,9 @@ pub fn plan(command: &Command, others: &[Command], to: &Recipient, now: i64) -> 
     }
 }
 
-/// Decides whether a new command may be created as sent, in one commit: if its device has nothing else open and knows what
-/// is desired of it, so that nothing would have to be said before. `None`: it is created as pending, and waits its turn.
+/// Decides whether a new command may be created as sent, in one commit: if its device knows what is desired of it, so that
+/// nothing would have to be said before. No other may be pending or sent to the device, whose turn would come first. `None`:
+/// it is created as pending.
 #[must_use]
 pub fn at_once(command: &Command, to: &Recipient, now: i64) -> Option<Plan> {
     let knows = to.reported_version.unwrap_or(0) >= to.desired_version;

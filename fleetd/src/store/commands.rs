@@ -179,10 +179,13 @@ pub fn unless_full(device: &DeviceRowId, most: i64) -> Statement {
     Statement::new(sql, values![device.as_str(), most - 1]).expect_rows(0)
 }
 
-/// Lets the transaction fail if the device has any command that has not ended.
+/// Lets the transaction fail if the device has a command that it has not acknowledged: that one's turn comes first.
 #[must_use]
-pub fn unless_any_open(device: &DeviceRowId) -> Statement {
-    let sql = format!("UPDATE commands SET revision = revision WHERE device_id = ?1 AND status IN {OPEN}");
+pub fn unless_any_waits(device: &DeviceRowId) -> Statement {
+    // The index has the open ones alone, and is used if they are named.
+    let sql = format!(
+        "UPDATE commands SET revision = revision WHERE device_id = ?1 AND status IN {OPEN} AND status IN ('pending', 'sent')"
+    );
     Statement::new(sql, values![device.as_str()]).expect_rows(0)
 }
 

@@ -328,9 +328,10 @@ impl Server {
         }
         env.note(|| format!("people: {id}, {} for device {device}", kind.as_str()));
         // Now and then another request for the device was a moment faster.
-        let is_alone = self.db.open_of(device).is_empty() && env.rng.chance(700);
+        let waits = |other: &Command| matches!(other.state(), CommandState::Pending | CommandState::Sent);
+        let is_next = !self.db.open_of(device).iter().any(waits) && env.rng.chance(900);
         let to = self.recipient(device, &wires[device]);
-        match dispatch::at_once(&command, &to, env.now_ms).filter(|_| is_alone) {
+        match dispatch::at_once(&command, &to, env.now_ms).filter(|_| is_next) {
             Some(plan) => {
                 let sent = self.carry_out(env, device, plan, Some(&command), wires);
                 match sent {

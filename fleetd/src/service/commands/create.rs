@@ -307,10 +307,11 @@ impl<'a> Making<'a> {
     async fn at_once(&self, device: &Addressed, command: &Command) -> Result<Option<Plan>, StoreError> {
         let (app, org) = (self.app, &self.person.user.org.slug);
         let connected = app.live.get().is_some_and(|live| live.device_connected(org, &device.device));
-        if !connected || self.open_of(device) > 0 {
+        let (store, id) = (&app.store, device.id.as_str());
+        if !connected || (self.open_of(device) > 0 && dispatch::unacknowledged(store, id).await? > 0) {
             return Ok(None);
         }
-        let Some(target) = dispatch::target(&app.store, device.id.as_str()).await? else { return Ok(None) };
+        let Some(target) = dispatch::target(store, id).await? else { return Ok(None) };
         let mut plan = decide::at_once(command, &target.recipient(connected, false), app.clock.now_ms());
         if let Some(plan) = &mut plan {
             plan.command.revision += 1;
@@ -365,10 +366,8 @@ impl<'a> Making<'a> {
 
     fn statements(&self, command: &Command, at_once: Option<&Plan>) -> Vec<crate::store::Statement> {
         let order = &command.order;
-        let mut statements = vec![match at_once {
-            Some(_) => commands::unless_any_open(&order.device_id),
-            None => commands::unless_full(&order.device_id, OPEN_PER_DEVICE_MAX),
-        }];
+        let mut statements = vec![commands::unless_full(&order.device_id, OPEN_PER_DEVICE_MAX)];
+        statements.extend(at_once.map(|_| commands::unless_any_waits(&order.device_id)));
         if let Some(since) = self.repeated_since {
             statements.push(commands::unless_repeated(command, since));
         }

@@ -94,7 +94,7 @@ fn said(line: &Line) -> Vec<(String, StateId, CommandState)> {
 }
 
 #[tokio::test]
-async fn a_command_for_a_connected_device_with_nothing_open_is_created_as_sent_and_said_after_its_commit() {
+async fn a_command_for_a_connected_device_is_created_as_sent_and_said_after_its_commit() {
     let (bench, line) = Bench::with_line(&["cam-1"]).await;
     let otto = bench.person("otto", Role::Operator).await;
     let command = bench.one(&otto, json!({"to": "cam-1", "type": "reboot", "notes": "why"})).await;
@@ -114,7 +114,7 @@ async fn a_command_for_a_connected_device_with_nothing_open_is_created_as_sent_a
 async fn a_command_waits_for_the_dispatcher_if_anything_would_have_to_come_before_it() {
     let (bench, line) = Bench::with_line(&["cam-1", "gone", "held", "wishes"]).await;
     let otto = bench.person("otto", Role::Operator).await;
-    // One is open; one is not connected; one awaits approval; one has not answered what is desired of it.
+    // One has a command that it has not acknowledged; one is not connected; one awaits approval; one has not answered what is desired of it.
     bench.one(&otto, json!({"to": "cam-1", "type": "ping"})).await;
     bench.execute("UPDATE devices SET approval = 'awaiting' WHERE device_id = 'held'", vec![]).await;
     let desired =
