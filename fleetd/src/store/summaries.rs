@@ -1,6 +1,7 @@
 //! Devices as the API shows them: `devices` joined with `device_state`.
 
 use super::device_state::{DeviceState, STATE_COLUMNS};
+use super::dialect::PLACE;
 use super::targets::LOCK_OF_DEVICE;
 use super::views::{self, list_size, placeholders};
 use super::{Row, Store, StoreError, Value, parse_column};
@@ -163,8 +164,8 @@ pub async fn list(
     };
     // The page first: what is skipped or sorted drags nothing else along.
     let sql = format!(
-        "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS}, {MORE} {from} WHERE d.id IN \
-         (SELECT d.id {sorted} WHERE {conditions} ORDER BY {order} LIMIT ?{limit} OFFSET ?{offset}) ORDER BY {order}"
+        "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS}, {MORE} {from} WHERE d.{PLACE} IN \
+         (SELECT d.{PLACE} {sorted} WHERE {conditions} ORDER BY {order} LIMIT ?{limit} OFFSET ?{offset}) ORDER BY {order}"
     );
     // Beside each other: in a large organisation to count takes nearly as long as to read a page.
     let (rows, count) = tokio::try_join!(store.query(sql, params), count)?;

@@ -327,6 +327,8 @@ impl<'a> Making<'a> {
                 live.tell(&name, state_id, message).await;
                 reached(failpoint::SENT_AFTER_PUBLISH);
             }
+            // The device's connection has its turn before the answer to the request.
+            tokio::task::yield_now().await;
         }
         app.metrics.add("fleet_commands_sent_total", 1);
         app.views.mark(id);
