@@ -299,8 +299,8 @@ async fn rows_of(
     let Some(head) = found.map_or(Ok(None), |row| row.opt_int("head"))? else { return Ok(None) };
     params.push(head.into());
     let last = params.len();
-    // Only numbers go from step to step, and each row is looked up while its page is at hand. The chain has the newest first:
-    // to sort the rows as well would have all of them read and copied before the first is given.
+    // Only numbers go from step to step, and each row is looked up while its page is at hand. The steps have an order, and the
+    // rows come in it: to sort them as well would have all of them read and copied before the first is given.
     let with = format!(
         "WITH RECURSIVE own (id, before) AS (SELECT id, before FROM {table} WHERE id = ?{last} AND id > {after} \
          UNION ALL SELECT h.id, h.before FROM own o JOIN {table} h ON h.id = o.before AND h.id > {after} ORDER BY 1 DESC)"
