@@ -360,28 +360,31 @@ fn of_a_redundancy_group_one_device_at_a_time_may_go() {
     assert_eq!((outcomes, &audit.1["total"]), ([&json!("ok"), &json!("refused")], &json!(2)), "{audit:?}");
 }
 
-/// At each of these places the server dies once in the life of a command.
+/// At each of these places the server dies once in the life of a command. It is sent with the commit that creates it, or by
+/// the dispatcher if its device has not answered what is desired of it.
 #[test]
 fn wherever_the_server_dies_a_command_runs_once_and_its_end_is_told() {
     use fleetd::failpoint as at;
-    for place in [
-        at::SENT_BEFORE_COMMIT,
-        at::SENT_AFTER_COMMIT,
-        at::SENT_AFTER_PUBLISH,
+    let sent = [at::SENT_BEFORE_COMMIT, at::SENT_AFTER_COMMIT, at::SENT_AFTER_PUBLISH];
+    let others = [
         at::REPORTS_BEFORE_COMMIT,
         at::REPORTS_AFTER_COMMIT,
         at::RESULT_AFTER_PUBLISH,
         at::RESULT_AFTER_TOLD,
         at::CREATE_AFTER_COMMIT,
+        at::CREATE_BEFORE_COMMIT,
         at::OPERATOR_BEFORE_ANSWER,
-    ] {
-        let data = tempfile::tempdir().unwrap();
-        let token = {
-            let server = Server::start(data.path());
-            let token = register(data.path(), "cam-1");
-            assert!(server.terminate());
-            token
-        };
+    ];
+    let at_once = sent.iter().chain(&others).map(|place| (*place, false));
+    for (place, waits) in at_once.chain(sent.map(|place| (place, true))) {
+        let stage = Stage::new();
+        if waits {
+            let until = protocol::message::rfc3339(process::now_ms() + 3_600_000);
+            let lock = json!({"until": until, "reason": "the show"});
+            assert_eq!(stage.http("PUT", "/api/v1/devices/cam-1/show-lock", Some(lock)).0, 200);
+        }
+        let Stage { data, server, token } = stage;
+        assert!(server.terminate());
         let mut server = Server::start_with(data.path(), &[(protocol::failpoint::VARIABLE, place)]);
         let first = Operator::connect(&server, "admin");
         let device = Box::connect(&server, "cam-1", &token, 1);

@@ -141,15 +141,17 @@ fn a_live_connection_ends_within_a_second_of_the_change_that_ends_its_token() {
     let server = Server::start_without_broker();
     server.person("default", "anna", Role::Admin);
     let authenticator = Arc::new(DatabaseAuthenticator::new(server.app.clone()));
-    let (broker, address) = server.runtime.block_on(async {
+    let (broker, publisher, address) = server.runtime.block_on(async {
         let broker = Broker::start(Limits::default(), authenticator).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = broker.clone();
         tokio::spawn(async move { serving.serve(listener).await });
-        (broker, address)
+        let (publisher, _) = broker.service_link("test", &[]).unwrap();
+        (broker, publisher, address)
     });
-    assert!(server.app.live.set(Arc::new(fleetd::mqtt::Embedded(broker.clone()))).is_ok());
+    let live = fleetd::mqtt::Embedded { broker: broker.clone(), publisher };
+    assert!(server.app.live.set(Arc::new(live)).is_ok());
     assert!(server.app.live.get().unwrap().healthy());
 
     let mut token = server.device("anna", "cam-1");

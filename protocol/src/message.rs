@@ -6,9 +6,11 @@
 mod downlink;
 mod heartbeat;
 mod operator;
+mod time;
 mod uplink;
 
 pub use downlink::*;
 pub use heartbeat::*;
 pub use operator::*;
+pub use time::*;
 pub use uplink::*;

@@ -1,10 +1,12 @@
 //! Who may connect over MQTT, decided by the database.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use broker::{Authentication, Authenticator, ConnectAttempt, Principal, PrincipalKey, Refusal};
-use protocol::id::{DeviceId, OrgSlug, UserName};
+use protocol::id::{DeviceId, OrgSlug, StateId, UserName};
+use protocol::message::DeviceAction;
 
 use super::caller::person_by_api_key;
 use super::policy;
@@ -12,11 +14,13 @@ use super::token::{TOKEN_LEN, TOKEN_MAX_LEN, TokenHash};
 use crate::app::AppState;
 use crate::config::Secret;
 use crate::domain::user::Email;
+use crate::service::ingest::DeviceName;
 use crate::service::{Error, tokens};
 use crate::store::credentials;
 use crate::store::users::{self, StoredUser};
 
-/// What the rest of the server needs of the broker beside it: connections that can be ended.
+/// What the rest of the server needs of the broker beside it: connections that can be ended, and devices that can be told
+/// something.
 pub trait LiveConnections: Send + Sync + 'static {
     /// Ends every live connection of a principal, and says how many there were.
     fn end(&self, who: &PrincipalKey) -> usize;
@@ -24,6 +28,13 @@ pub trait LiveConnections: Send + Sync + 'static {
     fn device_connected(&self, _org: &OrgSlug, _device: &DeviceId) -> bool {
         true
     }
+    /// Tells a device something that is meant for this state database of it, and returns once the broker has it.
+    fn tell<'a>(
+        &'a self,
+        device: &'a DeviceName,
+        state_id: StateId,
+        action: DeviceAction,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
     /// Whether the broker works.
     fn healthy(&self) -> bool;
 }

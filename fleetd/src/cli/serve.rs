@@ -183,9 +183,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let limits =
         Limits { device_messages_per_second: app.config.device_messages_per_second, ..Limits::default() };
     let broker = Broker::start(limits, Arc::new(DatabaseAuthenticator::new(app.clone())))?;
-    // The state was made above and nobody else has it yet: all are set here for the first time.
-    let _ = app.live.set(Arc::new(mqtt::Embedded(broker.clone())));
     app.metrics.add_source("fleet_broker_", mqtt::counters(broker.clone()));
+    // The state was made above and nobody else has it yet: both are set here for the first time.
     let _ = app.bound.set(Bound { mqtt: addresses.mqtt, https: addresses.https, mqtts: addresses.mqtts });
     let _ = app.broker.set(broker.clone());
     let running = Running::start(app, broker, listeners).await?;
@@ -309,6 +308,9 @@ impl Running {
         let started_ms = app.clock.now_ms();
 
         let (publisher, subscriber) = broker.uplink_link("fleetd")?;
+        // For the first time: the state was made for this.
+        let _ =
+            app.live.set(Arc::new(mqtt::Embedded { broker: broker.clone(), publisher: publisher.clone() }));
         let way_in = Arc::new(Ingest::new(app.store.clone(), app.clock.clone(), app.metrics.clone()));
         let mut ingest = JoinSet::new();
         ingest.spawn(mqtt::ingest::run(

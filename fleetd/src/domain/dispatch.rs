@@ -45,6 +45,8 @@ pub struct Recipient {
     pub last_seen_at: Option<i64>,
     /// The newest version of its desired state; 0 if it has none.
     pub desired_version: u64,
+    /// The version that it has answered.
+    pub reported_version: Option<u64>,
     /// What its heartbeats say of its open commands has differed from what the server knows, twice.
     pub digest_differs: bool,
 }
@@ -70,6 +72,15 @@ pub fn plan(command: &Command, others: &[Command], to: &Recipient, now: i64) -> 
         state if state.is_open() => sent(command, to, now),
         _ => None,
     }
+}
+
+/// Decides whether a new command may be created as sent, in one commit: if its device knows what is desired of it, so that
+/// nothing would have to be said before. No other may be pending or sent to the device, whose turn would come first. `None`:
+/// it is created as pending.
+#[must_use]
+pub fn at_once(command: &Command, to: &Recipient, now: i64) -> Option<Plan> {
+    let knows = to.reported_version.unwrap_or(0) >= to.desired_version;
+    plan(command, &[], to, now).filter(|plan| knows && plan.command.state() == CommandState::Sent)
 }
 
 fn pending(command: &Command, others: &[Command], to: &Recipient, now: i64) -> Option<Plan> {

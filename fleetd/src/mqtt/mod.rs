@@ -6,31 +6,46 @@ pub mod operators;
 pub mod results;
 pub mod views;
 
+use std::pin::Pin;
+
 use broker::{Broker, PrincipalKey, QoS, ServicePublisher};
 use protocol::{
     codec,
-    id::{DeviceId, OrgSlug},
-    message::{Ack, ServerStatus, rfc3339},
+    id::{DeviceId, OrgSlug, StateId},
+    message::{Ack, DeviceAction, ServerStatus, rfc3339},
     topic::{Downlink, Topic},
 };
 
 use crate::{app::AppState, auth::mqtt::LiveConnections, service::ingest::DeviceName};
 
 /// The embedded broker, as the rest of the server sees it.
-#[derive(Clone)]
-pub struct Embedded(pub Broker);
+pub struct Embedded {
+    /// The broker.
+    pub broker: Broker,
+    /// With which the server speaks.
+    pub publisher: ServicePublisher,
+}
 
 impl LiveConnections for Embedded {
     fn end(&self, who: &PrincipalKey) -> usize {
-        self.0.end_connections(who)
+        self.broker.end_connections(who)
     }
 
     fn device_connected(&self, org: &OrgSlug, device: &DeviceId) -> bool {
-        self.0.device_connection(org, device).is_some()
+        self.broker.device_connection(org, device).is_some()
+    }
+
+    fn tell<'a>(
+        &'a self,
+        device: &'a DeviceName,
+        state_id: StateId,
+        action: DeviceAction,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(commands::command(&self.publisher, device, state_id, action))
     }
 
     fn healthy(&self) -> bool {
-        self.0.healthy()
+        self.broker.healthy()
     }
 }
 

@@ -8,7 +8,7 @@ use protocol::command::{CommandState, CommandType};
 use protocol::id::StateId;
 
 use super::{Row, Statement, Store, StoreError, Value, parse_column};
-use crate::domain::command::{Command, Order, Overridden, Step};
+use crate::domain::command::{Command, Order, Overridden, Path, Step};
 use crate::domain::device::DeviceRowId;
 use crate::domain::org::OrgId;
 use crate::values;
@@ -100,16 +100,16 @@ pub(crate) fn readable<T>(rows: &[Row], read: impl Fn(&Row) -> Result<T, StoreEr
     rows.iter().filter_map(|row| read(row).ok()).collect()
 }
 
-/// Stores a new command with the first line of its history.
+/// Stores a new command with the first line of its history, and a second one with `sent` if it is created as sent.
 #[must_use]
-pub fn insert(command: &Command) -> [Statement; 2] {
+pub fn insert(command: &Command, sent: Option<&Step>) -> Vec<Statement> {
     let order = &command.order;
     let (reason, by, at) = overridden(command);
     let row = Statement::new(
         "INSERT INTO commands (id, org_id, device_id, type, payload, priority, timeout_seconds, notes, created_by, \
          created_by_name, created_at, expires_at, reference, request_hash, override_reason, override_by, override_at, \
-         status, revision) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+         status, revision, bound, sent_state_id, sent_at, last_sent_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)",
         values![
             order.id.as_str(),
             order.org_id.as_str(),
@@ -130,16 +130,22 @@ pub fn insert(command: &Command) -> [Statement; 2] {
             at,
             command.state().as_str(),
             command.revision,
+            command.bound.map(Path::as_str),
+            command.sent_state_id.map(|id| id.to_string()),
+            command.sent_at,
+            command.last_sent_at,
         ],
     );
-    let step = Step {
-        status: command.state(),
+    let created = Step {
+        status: CommandState::Pending,
         at: order.created_at,
         device_at: None,
         report_seq: None,
         detail: order.notes.clone(),
     };
-    [row, history(command, command.revision, &step)]
+    let mut statements = vec![row, history(command, 1, &created)];
+    statements.extend(sent.map(|step| history(command, command.revision, step)));
+    statements
 }
 
 /// Lets the transaction fail unless the person has sent these very bytes to this device since `since_ms` for the first
@@ -171,6 +177,16 @@ pub fn unless_full(device: &DeviceRowId, most: i64) -> Statement {
          (SELECT id FROM commands WHERE device_id = ?1 AND status IN {OPEN} LIMIT 1 OFFSET ?2)"
     );
     Statement::new(sql, values![device.as_str(), most - 1]).expect_rows(0)
+}
+
+/// Lets the transaction fail if the device has a command that it has not acknowledged: that one's turn comes first.
+#[must_use]
+pub fn unless_any_waits(device: &DeviceRowId) -> Statement {
+    // The index has the open ones alone, and is used if they are named.
+    let sql = format!(
+        "UPDATE commands SET revision = revision WHERE device_id = ?1 AND status IN {OPEN} AND status IN ('pending', 'sent')"
+    );
+    Statement::new(sql, values![device.as_str()]).expect_rows(0)
 }
 
 /// Lets the transaction fail while a change of the device's token is open: there is one at a time.
@@ -207,7 +223,7 @@ pub fn update(command: &mut Command, step: Option<&Step>) -> Vec<Statement> {
         command.acked_at,
         command.started_at,
         command.completed_at,
-        command.bound.map(|path| path.as_str().to_owned()),
+        command.bound.map(Path::as_str),
         command.sent_state_id.map(|id| id.to_string()),
         command.sent_at,
         command.last_sent_at,

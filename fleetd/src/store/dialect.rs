@@ -1,7 +1,10 @@
-//! The few words that engines write differently, where a table is made at run time. (Other tables: `migrations/`.)
+//! The few words that engines write differently. (Tables that are not made at run time: `migrations/`.)
 
 /// The type of a column that numbers rows in the order in which they were added.
 pub(super) const ROW_NUMBER: &str = "INTEGER PRIMARY KEY";
+
+/// The place of a row, by which it is found at once within one statement.
+pub(super) const PLACE: &str = "rowid";
 
 /// Gives free pages back to the file system, a bounded number at a time.
 pub(super) const GIVE_BACK: &str = "PRAGMA incremental_vacuum(4000)";

@@ -8,6 +8,7 @@ use protocol::message::Desired;
 use super::{Row, Statement, Store, StoreError, commands, parse_column};
 use crate::domain::command::Command;
 use crate::domain::device::DeviceRowId;
+use crate::domain::dispatch::Recipient;
 use crate::domain::org::OrgId;
 use crate::values;
 
@@ -38,6 +39,21 @@ pub struct Target {
     pub desired_version: u64,
     /// The group of devices of which only one is disrupted at a time.
     pub redundancy_group: Option<String>,
+}
+
+impl Target {
+    /// As the decisions look at it.
+    #[must_use]
+    pub fn recipient(&self, connected: bool, digest_differs: bool) -> Recipient {
+        Recipient {
+            reachable: self.online && self.in_service && self.born.is_some() && connected,
+            born: self.born,
+            last_seen_at: self.last_seen_at,
+            desired_version: self.desired_version,
+            reported_version: self.reported_version,
+            digest_differs,
+        }
+    }
 }
 
 const COLUMNS: &str = "d.id, d.org_id, o.slug, d.device_id, d.approval, d.decommissioned_at, d.redundancy_group, \

@@ -169,8 +169,12 @@ impl Row {
     /// # Errors
     /// [`StoreError::Column`] when the column is absent, not text, or not JSON of that shape.
     pub fn opt_json<T: serde::de::DeserializeOwned>(&self, column: &str) -> Result<Option<T>, StoreError> {
-        let Some(text) = self.opt_text(column)? else { return Ok(None) };
-        serde_json::from_str(&text).map(Some).map_err(|_| wrong_column(column, "JSON of the expected shape"))
+        let wrong = || wrong_column(column, "JSON of the expected shape");
+        match self.get(column)? {
+            Value::Null => Ok(None),
+            Value::Text(text) => serde_json::from_str(text).map(Some).map_err(|_| wrong()),
+            _ => Err(wrong()),
+        }
     }
 }
 

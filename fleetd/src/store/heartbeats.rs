@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::message::{HeartbeatJson, HeartbeatMetrics, HeartbeatStatus, rfc3339};
+use protocol::message::{HeartbeatMetrics, HeartbeatStatus, rfc3339};
 use serde::Serialize;
 
 use super::{
@@ -20,6 +20,7 @@ use crate::{
     domain::{
         rollup::{DAY_MS, METRICS, Point, Rollup},
         sample::Sample,
+        time,
     },
     values,
 };
@@ -181,58 +182,71 @@ fn list_to_text(list: &[String]) -> Option<String> {
 pub struct StoredHeartbeat {
     /// Names the row for ever.
     pub id: String,
-    /// When it arrived, RFC 3339.
-    pub received_at: String,
-    /// When it was taken, corrected for the device's clock, RFC 3339.
-    pub taken_at: String,
+    /// When it arrived, ms since 1970.
+    #[serde(with = "time")]
+    pub received_at: i64,
+    /// When it was taken, corrected for the device's clock, ms since 1970.
+    #[serde(with = "time")]
+    pub taken_at: i64,
     /// The state database that it came from; none if it came by HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_id: Option<String>,
     /// Its number there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq: Option<i64>,
-    /// As sent.
-    #[serde(flatten)]
-    pub heartbeat: HeartbeatJson,
+    // What follows is as in `HeartbeatJson`.
+    /// The device's clock, ms since 1970.
+    #[serde(with = "time")]
+    pub ts: i64,
+    /// Version of the application.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Seconds since boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uptime_seconds: Option<u64>,
+    /// Measurements.
+    pub metrics: HeartbeatMetrics,
+    /// What the application does.
+    pub status: HeartbeatStatus,
+    /// What is wrong, in the application's words.
+    pub errors: Vec<String>,
 }
 
 /// The columns that [`read`] takes, in its order.
-const LISTED: &str = "uptime_seconds, load_1, load_5, load_15, id, received_at, taken_at, state_id, seq, ts, version, \
+const LISTED: &str = "uptime_seconds, load_1, load_5, load_15, h.id, received_at, taken_at, state_id, seq, ts, version, \
      cpu_percent, mem_percent, disk_free_gb, disk_total_gb, temperature_c, recording_active, mixer_active, active_inputs, \
      degradation_level, errors";
 
-fn read(row: &Row, day: Day) -> Result<StoredHeartbeat, StoreError> {
+fn read(row: &Row, day: i64) -> Result<StoredHeartbeat, StoreError> {
     let seconds = row.opt_int("uptime_seconds")?.and_then(|seconds| u64::try_from(seconds).ok());
     let load = (row.opt_real("load_1")?, row.opt_real("load_5")?, row.opt_real("load_15")?);
     Ok(StoredHeartbeat {
-        id: format!("{}-{}", day.number(), row.int("id")?),
-        received_at: rfc3339(row.int("received_at")?),
-        taken_at: rfc3339(row.int("taken_at")?),
+        id: format!("{day}-{}", row.int("id")?),
+        received_at: row.int("received_at")?,
+        taken_at: row.int("taken_at")?,
         state_id: row.opt_text("state_id")?,
         seq: row.opt_int("seq")?,
-        heartbeat: HeartbeatJson {
-            ts: rfc3339(row.int("ts")?),
-            version: row.opt_text("version")?,
-            uptime_seconds: seconds,
-            metrics: HeartbeatMetrics {
-                cpu_percent: row.opt_real("cpu_percent")?,
-                mem_percent: row.opt_real("mem_percent")?,
-                disk_free_gb: row.opt_real("disk_free_gb")?,
-                disk_total_gb: row.opt_real("disk_total_gb")?,
-                temperature_c: row.opt_real("temperature_c")?,
-                load_avg: match load {
-                    (Some(one), Some(five), Some(fifteen)) => Some([one, five, fifteen]),
-                    _ => None,
-                },
+        ts: row.int("ts")?,
+        version: row.opt_text("version")?,
+        uptime_seconds: seconds,
+        metrics: HeartbeatMetrics {
+            cpu_percent: row.opt_real("cpu_percent")?,
+            mem_percent: row.opt_real("mem_percent")?,
+            disk_free_gb: row.opt_real("disk_free_gb")?,
+            disk_total_gb: row.opt_real("disk_total_gb")?,
+            temperature_c: row.opt_real("temperature_c")?,
+            load_avg: match load {
+                (Some(one), Some(five), Some(fifteen)) => Some([one, five, fifteen]),
+                _ => None,
             },
-            status: HeartbeatStatus {
-                recording_active: row.bool("recording_active")?,
-                mixer_active: row.bool("mixer_active")?,
-                active_inputs: row.opt_json("active_inputs")?.unwrap_or_default(),
-                degradation_level: u8::try_from(row.int("degradation_level")?).unwrap_or(u8::MAX),
-            },
-            errors: row.opt_json("errors")?.unwrap_or_default(),
         },
+        status: HeartbeatStatus {
+            recording_active: row.bool("recording_active")?,
+            mixer_active: row.bool("mixer_active")?,
+            active_inputs: row.opt_json("active_inputs")?.unwrap_or_default(),
+            degradation_level: u8::try_from(row.int("degradation_level")?).unwrap_or(u8::MAX),
+        },
+        errors: row.opt_json("errors")?.unwrap_or_default(),
     })
 }
 
@@ -266,30 +280,32 @@ pub async fn days(store: &Store) -> Result<Vec<DayInfo>, StoreError> {
     Ok(days)
 }
 
-/// SQL for a device's rows past the row `after` (SQL) of a day: what comes before the SELECT, and what stands between FROM
-/// and the other conditions, which must name the device: others' rows may be among them. What it needs is added to the parameters. `None`: there are none.
+/// SQL for a device's rows past the row `after` (SQL) of a day: what comes before the SELECT, what stands between FROM and the
+/// other conditions, which must name the device: others' rows may be among them, and how it ends to have the newest first. The
+/// table is `h`. What it needs is added to the parameters. `None`: there are none.
 async fn rows_of(
     store: &Store,
     key: &DeviceKey,
     info: DayInfo,
     after: &str,
     params: &mut Vec<Value>,
-) -> Result<Option<(String, String)>, StoreError> {
+) -> Result<Option<(String, String, &'static str)>, StoreError> {
     let table = info.day.table();
     if !info.chained {
-        return Ok(Some((String::new(), format!("{table} WHERE"))));
+        return Ok(Some((String::new(), format!("{table} h WHERE"), "ORDER BY received_at DESC, id DESC")));
     }
     let head = format!("SELECT {} AS head", head_sql("?1", "?2"));
     let found = store.lookup_one(head, values![key.device_id.as_str(), info.day.number()]).await?;
     let Some(head) = found.map_or(Ok(None), |row| row.opt_int("head"))? else { return Ok(None) };
     params.push(head.into());
     let last = params.len();
-    // Only numbers go from step to step; the rows are looked up after that, in the order in which they lie.
+    // Only numbers go from step to step, and each row is looked up while its page is at hand. The steps have an order, and the
+    // rows come in it: to sort them as well would have all of them read and copied before the first is given.
     let with = format!(
         "WITH RECURSIVE own (id, before) AS (SELECT id, before FROM {table} WHERE id = ?{last} AND id > {after} \
-         UNION ALL SELECT h.id, h.before FROM own o JOIN {table} h ON h.id = o.before AND h.id > {after})"
+         UNION ALL SELECT h.id, h.before FROM own o JOIN {table} h ON h.id = o.before AND h.id > {after} ORDER BY 1 DESC)"
     );
-    Ok(Some((with, format!("{table} WHERE id IN (SELECT id FROM own) AND"))))
+    Ok(Some((with, format!("own o CROSS JOIN {table} h WHERE h.id = o.id AND"), "")))
 }
 
 /// One page of a device's heartbeats that arrived in `since ≤ received_at < until` (ms), newest first, and how many
@@ -313,14 +329,12 @@ pub async fn list(
     for info in days(store).await?.iter().rev().filter(|info| (first..=last).contains(&info.day)) {
         let filter = "device_id = ?1 AND org_id = ?2 AND received_at >= ?3 AND received_at < ?4";
         let mut params = values![key.device_id.as_str(), key.org_id.as_str(), since, until];
-        let Some((with, from)) = rows_of(store, key, *info, "0", &mut params).await? else { continue };
+        let Some((with, from, order)) = rows_of(store, key, *info, "0", &mut params).await? else { continue };
         let counted = (format!("{with} SELECT count(*) AS n FROM {from} {filter}"), params.clone());
         params.extend(values![wanted, skip]);
         let (limit, offset) = (params.len() - 1, params.len());
-        let sql = format!(
-            "{with} SELECT {LISTED} FROM {from} {filter} ORDER BY received_at DESC, id DESC \
-             LIMIT ?{limit} OFFSET ?{offset}"
-        );
+        let sql =
+            format!("{with} SELECT {LISTED} FROM {from} {filter} {order} LIMIT ?{limit} OFFSET ?{offset}");
         let rows = if wanted > 0 { store.query(sql, params).await? } else { Vec::new() };
         let found = i64::try_from(rows.len()).unwrap_or(i64::MAX);
         // What was not cut short is known without counting.
@@ -330,7 +344,8 @@ pub async fn list(
         };
         total += here;
         wanted -= found;
-        items.extend(rows.iter().map(|row| read(row, info.day)).collect::<Result<Vec<_>, _>>()?);
+        let day = info.day.number();
+        items.extend(rows.iter().map(|row| read(row, day)).collect::<Result<Vec<_>, _>>()?);
         skip = (skip - here).max(0);
     }
     Ok((items, u64::try_from(total).unwrap_or(0)))
@@ -387,10 +402,10 @@ pub async fn by_period(
         let after = if only_new { info.aggregated_id } else { 0 };
         let mut params =
             values![key.device_id.as_str(), key.org_id.as_str(), from, to, step_ms.max(1), after];
-        let Some((with, from)) = rows_of(store, key, *info, "?6", &mut params).await? else { continue };
+        let Some((with, from, _)) = rows_of(store, key, *info, "?6", &mut params).await? else { continue };
         let sql = format!(
             "{with} SELECT {sums} FROM {from} device_id = ?1 AND org_id = ?2 AND taken_at >= ?3 AND taken_at < ?4 \
-             AND id > ?6 GROUP BY {period}"
+             AND h.id > ?6 GROUP BY {period}"
         );
         for row in store.query(sql, params).await? {
             let (starts_at, rollup) = read_rollup(&row)?;

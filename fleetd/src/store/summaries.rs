@@ -1,6 +1,7 @@
 //! Devices as the API shows them: `devices` joined with `device_state`.
 
 use super::device_state::{DeviceState, STATE_COLUMNS};
+use super::dialect::PLACE;
 use super::targets::LOCK_OF_DEVICE;
 use super::views::{self, list_size, placeholders};
 use super::{Row, Store, StoreError, Value, parse_column};
@@ -145,10 +146,8 @@ pub async fn list(
     // Without the join where it is not asked for, so that an index alone can count.
     let asks_for_state = selection.status.is_some() || selection.version.is_some();
     let counted = if asks_for_state { FROM } else { "FROM devices d" };
-    let total = store
-        .query_one(format!("SELECT count(*) AS total {counted} WHERE {conditions}"), params.clone())
-        .await?
-        .map_or(Ok(0), |row| row.int("total"))?;
+    let count =
+        store.query_one(format!("SELECT count(*) AS total {counted} WHERE {conditions}"), params.clone());
     let key = selection.sort.sql();
     let direction = if selection.descending { "DESC" } else { "ASC" };
     params.extend([selection.now_ms.into(), selection.limit.into(), selection.offset.into()]);
@@ -165,10 +164,12 @@ pub async fn list(
     };
     // The page first: what is skipped or sorted drags nothing else along.
     let sql = format!(
-        "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS}, {MORE} {from} WHERE d.id IN \
-         (SELECT d.id {sorted} WHERE {conditions} ORDER BY {order} LIMIT ?{limit} OFFSET ?{offset}) ORDER BY {order}"
+        "SELECT {STATUS} AS status, {COLUMNS}, {STATE_COLUMNS}, {MORE} {from} WHERE d.{PLACE} IN \
+         (SELECT d.{PLACE} {sorted} WHERE {conditions} ORDER BY {order} LIMIT ?{limit} OFFSET ?{offset}) ORDER BY {order}"
     );
-    let rows = store.query(sql, params).await?;
+    // Beside each other: in a large organisation to count takes nearly as long as to read a page.
+    let (rows, count) = tokio::try_join!(store.query(sql, params), count)?;
+    let total = count.map_or(Ok(0), |row| row.int("total"))?;
     Ok((rows.iter().map(read).collect::<Result<_, _>>()?, total))
 }
 

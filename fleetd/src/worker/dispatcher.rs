@@ -27,7 +27,7 @@ use crate::{
     domain::{
         command::Command,
         device::DeviceRowId,
-        dispatch::{self, DesiredSent, DigestWatch, Plan, REQUEST_MS, Recipient},
+        dispatch::{self, DesiredSent, DigestWatch, Plan, REQUEST_MS},
         lease::{self, Answer, Ask},
     },
     failpoint,
@@ -167,7 +167,7 @@ impl Dispatcher {
             let Some(target) = lookup::target(store, command.order.device_id.as_str()).await? else {
                 continue;
             };
-            let to = Recipient { reachable: false, ..recipient(&target, false, false) };
+            let to = target.recipient(false, false);
             if let Some(plan) = dispatch::plan(&command, &[], &to, now) {
                 self.carry_out(&target, plan).await?;
             }
@@ -189,7 +189,7 @@ impl Dispatcher {
         let connected =
             self.app.live.get().is_none_or(|live| live.device_connected(&target.org, &target.device));
         let differs = self.digest_differs(target, &open);
-        let to = recipient(target, connected, differs);
+        let to = target.recipient(connected, differs);
         if to.reachable {
             self.tell_desired(target, now).await?;
         }
@@ -335,16 +335,6 @@ impl Dispatcher {
 
 fn name(target: &Target) -> DeviceName {
     (target.org.clone(), target.device.clone())
-}
-
-fn recipient(target: &Target, connected: bool, digest_differs: bool) -> Recipient {
-    Recipient {
-        reachable: target.online && target.in_service && target.born.is_some() && connected,
-        born: target.born,
-        last_seen_at: target.last_seen_at,
-        desired_version: target.desired_version,
-        digest_differs,
-    }
 }
 
 fn kind(message: &DeviceAction) -> &'static str {

@@ -5,6 +5,7 @@ pub mod cli;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,8 +16,10 @@ use fleetd::auth::mqtt::LiveConnections;
 use fleetd::clock::Clock;
 use fleetd::config::{Config, Secret};
 use fleetd::service::accounts::{self, KeyTerms, NewUser};
+use fleetd::service::ingest::DeviceName;
 use fleetd::store::Store;
-use protocol::id::{DeviceId, OrgSlug, Role};
+use protocol::id::{DeviceId, OrgSlug, Role, StateId};
+use protocol::message::DeviceAction;
 use serde_json::Value;
 
 /// The password of every account.
@@ -33,6 +36,14 @@ impl LiveConnections for Ended {
     }
     fn device_connected(&self, _: &OrgSlug, _: &DeviceId) -> bool {
         false
+    }
+    fn tell<'a>(
+        &'a self,
+        _: &'a DeviceName,
+        _: StateId,
+        _: DeviceAction,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(std::future::ready(()))
     }
     fn healthy(&self) -> bool {
         true

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::time::rfc3339;
 use crate::codec::Bytes;
 
 /// Most bytes that one heartbeat takes on the wire, with every number at its largest in practice and no error text.
@@ -160,21 +161,4 @@ impl Heartbeat {
 
 fn round2(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
-}
-
-/// A wire time (milliseconds since 1970) as RFC 3339 in UTC, clamped to the years that RFC 3339 has.
-#[must_use]
-pub fn rfc3339(ms: i64) -> String {
-    const YEAR_0000_MS: i64 = -62_167_219_200_000;
-    const YEAR_9999_END_MS: i64 = 253_402_207_200_000;
-    let clamped = ms.clamp(YEAR_0000_MS, YEAR_9999_END_MS);
-    jiff::Timestamp::from_millisecond(clamped).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
-}
-
-/// A time in RFC 3339 as milliseconds since 1970; the zone is required.
-///
-/// # Errors
-/// The text is not such a time.
-pub fn parse_rfc3339(text: &str) -> Result<i64, jiff::Error> {
-    text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond)
 }

@@ -15,7 +15,7 @@ pub struct Coverage {
 }
 
 /// What must be reached: each of these at least once in a run that is long enough.
-const EVENTS: [&str; 48] = [
+const EVENTS: [&str; 49] = [
     "agent killed",
     "agent killed before a write",
     "agent killed after a write",
@@ -54,6 +54,7 @@ const EVENTS: [&str; 48] = [
     "override",
     "cancel",
     "show lock",
+    "command created as sent",
     "lease given",
     "lease given after a restore",
     "lease said again",

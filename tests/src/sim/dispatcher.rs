@@ -24,36 +24,40 @@ const DAY_MS: i64 = 24 * 3_600_000;
 impl Server {
     /// As `Dispatcher::see_to`, for one device.
     pub(crate) fn look(&mut self, env: &mut Env, device: usize, wires: &mut [Wire]) {
-        let row = &self.db.devices[device];
-        let born = row.born.as_ref().map(|born| (born.birth.state_id, born.at));
-        let open = self.db.open_of(device);
-        let reachable = row.online && row.will_at.is_none() && born.is_some() && wires[device].broker_up;
-        let to = Recipient {
-            reachable,
-            born,
-            last_seen_at: row.last_seen_at,
-            desired_version: row.desired.version,
-            digest_differs: self.digest_differs(device, &open),
-        };
-        if reachable {
+        let mut open = self.db.open_of(device);
+        let digest_differs = self.digest_differs(device, &open);
+        let to = Recipient { digest_differs, ..self.recipient(device, &wires[device]) };
+        if to.reachable {
             self.tell_desired(env, device, &mut wires[device]);
         }
-        let mut open = open;
         for at in 0..open.len() {
             let command = open[at].clone();
-            if reachable && !self.answer_ask(env, device, &command, wires) {
+            if to.reachable && !self.answer_ask(env, device, &command, wires) {
                 return;
             }
-            if env.has(Bug::AnsweredSentAgain) && reachable && command.state() == CommandState::Acked {
+            if env.has(Bug::AnsweredSentAgain) && to.reachable && command.state() == CommandState::Acked {
                 self.send_again(env, device, &command, &to, &mut wires[device]);
             }
             if let Some(plan) = dispatch::plan(&command, &open, &to, env.now_ms) {
-                match self.carry_out(env, device, plan, wires) {
+                match self.carry_out(env, device, plan, None, wires) {
                     Some(changed) => open[at] = changed,
                     None if self.up => {}
                     None => return,
                 }
             }
+        }
+    }
+
+    fn recipient(&self, device: usize, wire: &Wire) -> Recipient {
+        let row = &self.db.devices[device];
+        let born = row.born.as_ref().map(|born| (born.birth.state_id, born.at));
+        Recipient {
+            reachable: row.online && row.will_at.is_none() && born.is_some() && wire.broker_up,
+            born,
+            last_seen_at: row.last_seen_at,
+            desired_version: row.desired.version,
+            reported_version: row.reported_version,
+            digest_differs: false,
         }
     }
 
@@ -78,8 +82,16 @@ impl Server {
         }
     }
 
-    /// Commits a plan, then says what it says. `None`: it was not committed, or the server has died.
-    fn carry_out(&mut self, env: &mut Env, device: usize, plan: Plan, wires: &mut [Wire]) -> Option<Command> {
+    /// Commits a plan, then says what it says. `None`: it was not committed, or the server has died. `new`: the command as it
+    /// is created, in the same transaction.
+    fn carry_out(
+        &mut self,
+        env: &mut Env,
+        device: usize,
+        plan: Plan,
+        new: Option<&Command>,
+        wires: &mut [Wire],
+    ) -> Option<Command> {
         let Plan { mut command, step, messages, state_id } = plan;
         command.revision += 1;
         let mishap = self.at_commit(env);
@@ -101,6 +113,9 @@ impl Server {
         }
         let is_guess = command.standing.inferred && step.is_some();
         let mover = if is_guess { Mover::Inference } else { Mover::Server };
+        if let Some(new) = new {
+            self.put(env, new.clone(), Mover::Server);
+        }
         self.put(env, command.clone(), mover);
         if mishap == Mishap::DiesAfter {
             env.count("server killed after a commit");
@@ -267,8 +282,8 @@ impl Server {
         Some(Doubt::new(restored_at, knows_group, heartbeat, state_id, &open, &unknown))
     }
 
-    /// Somebody asks for a command.
-    pub(crate) fn create(&mut self, env: &mut Env, device: usize) {
+    /// Somebody asks for a command. As `service::commands::create`.
+    pub(crate) fn create(&mut self, env: &mut Env, device: usize, wires: &mut [Wire]) {
         let (kind, payload) = match env.rng.below(16) {
             0..4 => (CommandType::RestartService, json!({"service": "r58-api"})),
             4..6 => (CommandType::Reboot, json!({"delay_seconds": env.rng.below(30)})),
@@ -312,7 +327,21 @@ impl Server {
             overrides(env, &mut command);
         }
         env.note(|| format!("people: {id}, {} for device {device}", kind.as_str()));
-        self.put(env, command, Mover::Server);
+        // Now and then another request for the device was a moment faster.
+        let waits = |other: &Command| matches!(other.state(), CommandState::Pending | CommandState::Sent);
+        let is_next = !self.db.open_of(device).iter().any(waits) && env.rng.chance(900);
+        let to = self.recipient(device, &wires[device]);
+        match dispatch::at_once(&command, &to, env.now_ms).filter(|_| is_next) {
+            Some(plan) => {
+                let sent = self.carry_out(env, device, plan, Some(&command), wires);
+                match sent {
+                    Some(_) => env.count("command created as sent"),
+                    None if self.up => self.put(env, command, Mover::Server),
+                    None => {}
+                }
+            }
+            None => self.put(env, command, Mover::Server),
+        }
     }
 
     /// Somebody changes their mind about one of the open commands.

@@ -51,7 +51,7 @@ const BASE: Mix = Mix {
 };
 
 /// The kinds. Each finds what the others do not come to.
-pub static MIXES: [Mix; 4] = [
+pub static MIXES: [Mix; 5] = [
     Mix {
         name: "bad line",
         loss_permille: 450,
@@ -79,6 +79,21 @@ pub static MIXES: [Mix; 4] = [
         breaks: 40,
         budget_bytes: 7_000,
         restores: 8,
+        ..BASE
+    },
+    // Devices are mostly at rest, so that commands are created as sent.
+    Mix {
+        name: "good line",
+        loss_permille: 5,
+        repeat_permille: 10,
+        overtake_permille: 10,
+        commit_fails_permille: 60,
+        breaks: 4,
+        deaths: 4,
+        restores: 6,
+        shows: 3,
+        commands: 20,
+        records: 20,
         ..BASE
     },
 ];

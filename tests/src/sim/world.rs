@@ -224,7 +224,7 @@ impl World {
     fn create(&mut self, at: usize) {
         let open = self.server.db.open_of(at).len();
         if self.server.up && open < 12 {
-            self.server.create(&mut self.env, at);
+            self.server.create(&mut self.env, at, &mut self.wires);
             if self.env.mix.restores > 0 && self.env.mishap(40) {
                 // A copy with a command that was not sent yet.
                 self.server.backup = Some(self.server.db.clone());

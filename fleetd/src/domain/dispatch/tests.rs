@@ -45,6 +45,7 @@ fn to(born_at: i64) -> Recipient {
         born: Some((STATE, born_at)),
         last_seen_at: Some(born_at),
         desired_version: 3,
+        reported_version: Some(3),
         digest_differs: false,
     }
 }
@@ -69,6 +70,26 @@ fn kinds(plan: Option<Plan>) -> Vec<&'static str> {
         DeviceAction::Go(_) => "go",
     };
     messages.iter().map(kind).collect()
+}
+
+#[test]
+fn a_command_is_created_as_sent_only_where_the_dispatcher_would_send_it_and_nothing_has_to_be_said_before() {
+    let new = command("c", CommandType::Reboot);
+    let ready = to(CREATED - 5);
+    let sent = at_once(&new, &ready, CREATED).unwrap();
+    assert_eq!(Some(&sent), plan(&new, &[], &ready, CREATED).as_ref());
+    assert_eq!((sent.command.state(), kinds(Some(sent))), (CommandState::Sent, vec!["run"]));
+    let away = Recipient { reachable: false, ..ready.clone() };
+    let old = Recipient { born: None, ..ready.clone() };
+    let wishes = Recipient { reported_version: Some(2), ..ready.clone() };
+    let never_said = Recipient { reported_version: None, ..ready.clone() };
+    for to in [&away, &old, &wishes, &never_said] {
+        assert_eq!(at_once(&new, to, CREATED), None, "{to:?}");
+    }
+    let nothing_desired = Recipient { desired_version: 0, reported_version: None, ..ready.clone() };
+    assert!(at_once(&new, &nothing_desired, CREATED).is_some());
+    // The clock has jumped past its end: the dispatcher says so.
+    assert_eq!(at_once(&new, &ready, CREATED + DAY), None);
 }
 
 #[test]

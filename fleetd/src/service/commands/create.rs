@@ -9,22 +9,25 @@ use std::collections::HashMap;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use protocol::command::CommandType;
 use protocol::failpoint::reached;
+use protocol::id::StateId;
+use protocol::message::DeviceAction;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{Via, changed, note_refusal, person};
-use crate::app::AppState;
+use crate::app::{AppState, Worker};
 use crate::auth::caller::{Caller, Person};
 use crate::auth::policy::Action;
 use crate::domain::audit::{AuditContext, AuditEntry, AuditOutcome, Resource};
 use crate::domain::command::{Command, Order, Overridden};
 use crate::domain::command_request::{CreateRequest, Target, sha256_hex};
 use crate::domain::device::DeviceRowId;
+use crate::domain::dispatch::{self as decide, Plan};
 use crate::domain::fields::FieldError;
 use crate::failpoint;
 use crate::service::{Error, devices};
 use crate::store::targets::{self, Addressed};
-use crate::store::{StoreError, audit, commands};
+use crate::store::{StoreError, audit, commands, dispatch};
 
 /// Most commands of one device that have not ended.
 pub const OPEN_PER_DEVICE_MAX: i64 = 1_000;
@@ -224,9 +227,14 @@ impl<'a> Making<'a> {
         )))
     }
 
+    /// How many commands of a device had not ended when the request came.
+    fn open_of(&self, device: &Addressed) -> i64 {
+        self.open.get(&device.id).copied().unwrap_or(0)
+    }
+
     /// Whether there is room for one more.
     pub(super) fn room(&self, device: &Addressed) -> Result<(), Error> {
-        if self.open.get(&device.id).copied().unwrap_or(0) >= OPEN_PER_DEVICE_MAX {
+        if self.open_of(device) >= OPEN_PER_DEVICE_MAX {
             return Err(full(device));
         }
         let more = i64::try_from(self.devices.len()).unwrap_or(i64::MAX);
@@ -251,13 +259,19 @@ impl<'a> Making<'a> {
         let expires_at = self.expires_at.clone().map_err(|wrong| Error::Invalid(vec![wrong]))?;
         self.room(device)?;
         let command = self.new_command(device, expires_at);
+        let mut at_once = self.at_once(device, &command).await?;
         let mut attempt = 1;
         loop {
             reached(failpoint::CREATE_BEFORE_COMMIT);
-            let error = match self.app.store.apply(self.statements(&command)).await {
+            if at_once.is_some() {
+                reached(failpoint::SENT_BEFORE_COMMIT);
+            }
+            let error = match self.app.store.apply(self.statements(&command, at_once.as_ref())).await {
                 Ok(_) => break,
                 Err(error) => error,
             };
+            // Perhaps another command for the device was: then this one waits its turn.
+            at_once = None;
             // Somebody was faster: with the same request, another change of the token, or the last free place.
             if !matches!(error, StoreError::Conflict { .. } | StoreError::Unique { .. }) {
                 return Err(error.into());
@@ -279,8 +293,46 @@ impl<'a> Making<'a> {
             attempt += 1;
         }
         reached(failpoint::CREATE_AFTER_COMMIT);
-        changed(self.app, &command);
-        Ok(command)
+        let Some(plan) = at_once else {
+            changed(self.app, &command);
+            return Ok(command);
+        };
+        reached(failpoint::SENT_AFTER_COMMIT);
+        self.say(device, plan.state_id, plan.messages).await;
+        Ok(plan.command)
+    }
+
+    /// The command as sent, if it may be created so. What has to be said is said after the commit, as the dispatcher does;
+    /// if the server dies in between, the dispatcher says it after the device's next birth.
+    async fn at_once(&self, device: &Addressed, command: &Command) -> Result<Option<Plan>, StoreError> {
+        let (app, org) = (self.app, &self.person.user.org.slug);
+        let connected = app.live.get().is_some_and(|live| live.device_connected(org, &device.device));
+        let (store, id) = (&app.store, device.id.as_str());
+        if !connected || (self.open_of(device) > 0 && dispatch::unacknowledged(store, id).await? > 0) {
+            return Ok(None);
+        }
+        let Some(target) = dispatch::target(store, id).await? else { return Ok(None) };
+        let mut plan = decide::at_once(command, &target.recipient(connected, false), app.clock.now_ms());
+        if let Some(plan) = &mut plan {
+            plan.command.revision += 1;
+        }
+        Ok(plan)
+    }
+
+    async fn say(&self, device: &Addressed, state_id: Option<StateId>, messages: Vec<DeviceAction>) {
+        let (app, id) = (self.app, device.id.as_str());
+        let name = (self.person.user.org.slug.clone(), device.device.clone());
+        if let (Some(live), Some(state_id)) = (app.live.get(), state_id) {
+            for message in messages {
+                live.tell(&name, state_id, message).await;
+                reached(failpoint::SENT_AFTER_PUBLISH);
+            }
+            // The device's connection has its turn before the answer to the request.
+            tokio::task::yield_now().await;
+        }
+        app.metrics.add("fleet_commands_sent_total", 1);
+        app.views.mark(id);
+        app.nudges.nudge(Worker::Results);
     }
 
     fn new_command(&self, device: &Addressed, expires_at: i64) -> Command {
@@ -314,16 +366,20 @@ impl<'a> Making<'a> {
         command
     }
 
-    fn statements(&self, command: &Command) -> Vec<crate::store::Statement> {
+    fn statements(&self, command: &Command, at_once: Option<&Plan>) -> Vec<crate::store::Statement> {
         let order = &command.order;
         let mut statements = vec![commands::unless_full(&order.device_id, OPEN_PER_DEVICE_MAX)];
+        statements.extend(at_once.map(|_| commands::unless_any_waits(&order.device_id)));
         if let Some(since) = self.repeated_since {
             statements.push(commands::unless_repeated(command, since));
         }
         if order.kind == CommandType::RotateToken {
             statements.push(commands::unless_rotating(&order.device_id));
         }
-        statements.extend(commands::insert(command));
+        statements.extend(match at_once {
+            Some(plan) => commands::insert(&plan.command, plan.step.as_ref()),
+            None => commands::insert(command, None),
+        });
         statements.push(audit::insert(&AuditEntry {
             org_id: Some(&order.org_id),
             at: self.now_ms,

@@ -104,7 +104,7 @@ impl Bench {
             reference: None,
             request_hash: String::new(),
         });
-        self.app.store.apply(commands::insert(&command).to_vec()).await.unwrap();
+        self.app.store.apply(commands::insert(&command, None)).await.unwrap();
         command
     }
 

@@ -41,7 +41,7 @@ async fn sent(bench: &Bench, id: &str, device: &str, kind: CommandType) -> Comma
         reference: None,
         request_hash: String::new(),
     });
-    bench.store.apply(commands::insert(&command).to_vec()).await.unwrap();
+    bench.store.apply(commands::insert(&command, None)).await.unwrap();
     command.stand(Standing::PENDING.by_server(CommandState::Sent).unwrap(), NOW);
     (command.bound, command.sent_state_id) = (Some(Path::Mqtt), Some(STATE));
     let statements = commands::update(&mut command, None);
