@@ -65,11 +65,11 @@ fn measure(context: &Context) -> Result<Section> {
     })
 }
 
-const WHY_NOT: &str = "Most of it is the price of waking up, and depends on the machine's mood more than on the agent: while others kept the same machine's processors \
-     busy, so that they never slept, it took 2.4 to 2.9 ms a minute in eight runs, and the floor 1.4 to 1.8; on the quiet machine 14. What the agent \
-     adds to the floor, half as much again, does not grow by code: of its own code 0.6 million instructions run a minute, a third of them where \
-     `/proc/stat` and `/proc/meminfo` are taken apart. Two thirds of its time are the kernel's. It waits and wakes up 32 times a minute: 12 times for \
-     the application, 10 for two commits, 8 on the link and in the event loop, 2 for the machine's figures. A heartbeat goes through three threads, so \
-     that a disk that hangs holds up neither the loop that feeds the watchdog nor the link. Tried without a gain that could be measured: one thread \
+const WHY_NOT: &str = "Most of it is the price of waking up, which depends on the machine's mood more than on the agent: while others kept both processors busy, so \
+     that they never slept, it took 2.3 to 3.1 ms a minute in ten runs, and the floor 1.4 to 1.8; on the machine at rest 14. What the agent adds to the \
+     floor is some 0.6 of it. Of the agent's own code 0.6 million instructions run a minute, a third of them where `/proc/stat` and `/proc/meminfo` are \
+     taken apart; two thirds of its time are the kernel's. It waits and wakes up 32 times a minute, the floor 26 times: 11 times for the \
+     application, 10 for two commits, 9 in the event loop with the link, 2 for the machine's figures. A heartbeat goes through three threads, so \
+     that a disk that hangs holds up neither the loop, which feeds the watchdog, nor the link. Tried without a gain that could be measured: one thread \
      for application and machine. A client library for the application would cost 0.7 ms more a minute; a connection kept open would save \
-     the larger part of each look, and says nothing about who listens now (`docs/decisions/0016-one-request-without-a-client.md`).";
+     the larger part of each look, and would not say who listens now (`docs/decisions/0016-one-request-without-a-client.md`).";
