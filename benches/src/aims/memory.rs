@@ -90,9 +90,9 @@ const WHY_NOT: &str = "The pages of files count. Of `fleetd`'s some 13 MB of the
      database's caches for five connections, prepared statements). A heap profiler saw at most 6.7 MB live while 1,000 devices connected; the \
      rest is what the C library keeps between objects. Another allocator was tried: with mimalloc the server had 62 MB at its start. An idle \
      device costs 6 kB in the broker (task, session, subscriptions, buffers) and 4 kB more in the server (its birth and committed numbers, \
-     retained presence and view). Of the agent's 7.4 MB (before MQTT over TLS came in) its code is 3.1, its constants 0.9, the C library and the loader 1.6, `libsystemd` with the six \
-     libraries that it loads 1.0, heap and stacks 0.9. From its start on it runs 2,300 functions of 0.95 MB, but they lie in 48 of its 49 windows \
-     of 64 kB, in which the kernel maps: so all of the code is resident. Put in the order of their use by the linker they would leave some 2 MB \
+     retained presence and view). Of the agent's 7.6 MB its code is 3.2, its constants 0.9, the C library and the loader 1.7, `libsystemd` with the six \
+     libraries that it loads 1.0, heap and stacks the rest. From its start on it runs 2,300 functions of 0.95 MB (counted before TLS came in), but they lay \
+     in 48 of its 49 windows of 64 kB, in which the kernel maps: so nearly all of the code is resident. Put in the order of their use by the linker they would leave up to 2 MB \
      unmapped, which is more than is missing; that takes a profile for each build, for the ARM64 one too. A bare program with SQLite, a socket and \
      no `libsystemd` has 3.7 MB (the row below).";
 
