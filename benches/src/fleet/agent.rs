@@ -1,5 +1,5 @@
 //! One real agent, as a device runs it: connected through a proxy that counts bytes, with an application that answers.
-//! Two aims look at the same run.
+//! Beside it runs the least that any agent would have to do. Two aims look at the same run.
 
 use std::{
     fs::{self, File},
@@ -19,12 +19,15 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{
     Fleet, Result,
+    floor::Floor,
     numbers::{cpu, status_mb},
 };
 use crate::aims::Context;
 
 /// Seconds between two heartbeats.
 const INTERVAL_SECONDS: u64 = 30;
+/// Seconds between two looks at the application, as the agent has it.
+const LOOK_SECONDS: u64 = 10;
 
 /// What an agent in its steady state costs.
 #[derive(Clone, Debug)]
@@ -45,6 +48,12 @@ pub(crate) struct Figures {
     pub(crate) rss_mb: f64,
     /// Of it: heap and stacks.
     pub(crate) anon_mb: f64,
+    /// CPU time of the least that any agent would have to do, in the same span.
+    pub(crate) floor_cpu: Duration,
+    /// What that has resident, MB.
+    pub(crate) floor_rss_mb: f64,
+    /// Of it: heap and stacks.
+    pub(crate) floor_anon_mb: f64,
 }
 
 /// Runs the agent once in the life of this program; the figures for every later caller.
@@ -66,6 +75,8 @@ fn measure(context: &Context) -> Result<Figures> {
     let folder = context.scratch.join("agent-state");
     fs::create_dir_all(folder.join("state"))?;
     fs::write(folder.join("fleet.conf"), "")?;
+    // As systemd makes it: in memory.
+    let runtime = tempfile::tempdir_in("/dev/shm")?;
     let mut command = Command::new(program(&context.bin_dir)?);
     command
         .args(["run", "--config"])
@@ -80,12 +91,15 @@ fn measure(context: &Context) -> Result<Figures> {
         .env("HEARTBEAT_INTERVAL", INTERVAL_SECONDS.to_string())
         .env("APP_STATUS_URL", format!("http://{}/api/v1/sessions/status", application.address))
         .env("STATE_DIR", folder.join("state"))
-        .env("RUNTIME_DIRECTORY", &folder)
+        .env("RUNTIME_DIRECTORY", runtime.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(File::create(folder.join("agent.log"))?);
     let agent = Running { child: command.spawn()? };
     let pid = agent.child.id();
+    // In the middle between two looks of the agent: neither warms the caches for the other.
+    thread::sleep(Duration::from_secs(LOOK_SECONDS / 2));
+    let floor = Floor::start(context, Application::start()?.address, INTERVAL_SECONDS / LOOK_SECONDS)?;
     let stored = || heartbeats(&fleet.database());
     // The span begins and ends in the middle between two heartbeats.
     let deadline = Instant::now() + Duration::from_secs(3 * INTERVAL_SECONDS);
@@ -99,10 +113,12 @@ fn measure(context: &Context) -> Result<Figures> {
     thread::sleep(Duration::from_secs(INTERVAL_SECONDS / 2));
     let intervals = if context.quick { 1 } else { 4 };
     let (began, cpu_before, heartbeats_before) = (Instant::now(), cpu(pid)?, stored()?);
+    let floor_before = cpu(floor.pid())?;
     let (up, down, polls) = (proxy.up(), proxy.down(), application.polls());
     thread::sleep(Duration::from_secs(INTERVAL_SECONDS * intervals));
     let figures = Figures {
         cpu: cpu(pid)?.saturating_sub(cpu_before),
+        floor_cpu: cpu(floor.pid())?.saturating_sub(floor_before),
         span: began.elapsed(),
         heartbeats: stored()? - heartbeats_before,
         bytes_up: proxy.up() - up,
@@ -110,8 +126,10 @@ fn measure(context: &Context) -> Result<Figures> {
         polls: application.polls() - polls,
         rss_mb: status_mb(pid, "VmRSS")?,
         anon_mb: status_mb(pid, "RssAnon")?,
+        floor_rss_mb: status_mb(floor.pid(), "VmRSS")?,
+        floor_anon_mb: status_mb(floor.pid(), "RssAnon")?,
     };
-    drop(agent);
+    drop((agent, floor));
     fleet.stop()?;
     Ok(figures)
 }
@@ -230,7 +248,9 @@ fn answer(mut client: TcpStream, body: &str, count: &AtomicU64) {
     while let Ok(1..) = client.read(&mut request) {
         count.fetch_add(1, Ordering::Relaxed);
         let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
-        if write!(client, "{head}content-length: {}\r\n\r\n{body}", body.len()).is_err() {
+        // In one piece: each piece would wake the reader.
+        let answer = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+        if client.write_all(answer.as_bytes()).is_err() {
             return;
         }
     }

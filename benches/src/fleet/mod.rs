@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod device;
+mod floor;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod numbers;
