@@ -72,4 +72,4 @@ const WHY_NOT: &str = "Most of it is the price of waking up, which depends on th
      application, 10 for two commits, 9 in the event loop with the link, 2 for the machine's figures. A heartbeat goes through three threads, so \
      that a disk that hangs holds up neither the loop, which feeds the watchdog, nor the link. Tried without a gain that could be measured: one thread \
      for application and machine. A client library for the application would cost 0.7 ms more a minute; a connection kept open would save \
-     the larger part of each look, and would not say who listens now (`docs/decisions/0016-one-request-without-a-client.md`).";
+     the larger part of each look, and would not say who listens now (`docs/decisions/0019-one-request-without-a-client.md`).";
