@@ -30,7 +30,12 @@ test: setup fmt lint ## format check, lints and all tests but the slow ones
 	cargo test --locked --workspace --doc --quiet
 
 .PHONY: test-all
-test-all: test test-attack deny fuzz test-systemd test-vm ## everything
+test-all: test test-api test-attack deny fuzz test-systemd test-vm ## everything
+
+.PHONY: test-api
+test-api: setup ## requests generated from the OpenAPI document against a real server, as everybody and nobody: SEED=1 FACTOR=1
+	cargo build --locked -p fleetd --bin fleetd
+	@SEED='$(SEED)' FACTOR='$(FACTOR)' scripts/test-api.sh
 
 .PHONY: test-attack
 test-attack: ## attacks on the broker in millions; make test has them in thousands
@@ -60,7 +65,7 @@ bench: ## how fast it is, beside Mosquitto and SQLite; writes docs/bench.md (BEN
 	target/release/bench $(BENCH)
 
 .PHONY: setup
-setup: ## what the tests need: system packages (asks for root only if some are missing) and Python's MQTT client
+setup: ## what the tests need: system packages (asks for root only if some are missing), Python's MQTT client and schemathesis
 	@scripts/setup.sh test
 
 .PHONY: fmt

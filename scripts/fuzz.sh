@@ -11,6 +11,10 @@ cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 for folder in */fuzz; do
     while read -r target; do
         echo "fuzz: $folder/$target for $seconds s"
-        cargo +nightly fuzz run --fuzz-dir "$folder" "$target" -- -max_total_time="$seconds" -rss_limit_mb=2048
+        # Where new inputs go, and those that are part of the project, if there are some.
+        corpora=("$folder/corpus/$target")
+        mkdir -p "${corpora[0]}"
+        [ ! -d "$folder/seeds/$target" ] || corpora+=("$folder/seeds/$target")
+        cargo +nightly fuzz run --fuzz-dir "$folder" "$target" "${corpora[@]}" -- -max_total_time="$seconds" -rss_limit_mb=2048
     done < <(cargo +nightly fuzz list --fuzz-dir "$folder")
 done

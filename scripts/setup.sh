@@ -59,9 +59,11 @@ if [ ${#missing[@]} -gt 0 ]; then
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-if [ "$task" = test ] && ! target/venv/bin/python -c 'import paho.mqtt' 2>/dev/null; then
-    say "installing Python's paho-mqtt into target/venv"
+# The launchers in a venv hold its path: one that was copied from elsewhere would install there. So pip and programs run as modules.
+python=target/venv/bin/python
+if [ "$task" = test ] && ! "$python" -c 'import paho.mqtt, schemathesis' 2>/dev/null; then
+    say "installing Python's paho-mqtt and schemathesis into target/venv"
     mkdir -p target
     python3 -m venv target/venv
-    target/venv/bin/pip install --quiet --disable-pip-version-check 'paho-mqtt==2.1.0'
+    "$python" -m pip install --quiet --disable-pip-version-check 'paho-mqtt==2.1.0' 'schemathesis==4.32.5'
 fi

@@ -101,6 +101,7 @@ const ACCOUNT_ROUTES: &[(&str, &str, [May; 5])] = &[
 const OPEN: &[(&str, &str)] = &[
     ("POST", "/api/v1/auth/login"),
     ("POST", "/api/v1/auth/refresh"),
+    ("GET", "/api/v1/openapi.json"),
     ("GET", "/health"),
     ("GET", "/ready"),
     ("GET", "/metrics"),

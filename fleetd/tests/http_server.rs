@@ -306,6 +306,47 @@ fn a_heartbeat_by_http_shows_at_once_everywhere() {
 }
 
 #[test]
+fn a_parameter_that_a_route_does_not_know_is_an_error_whatever_the_method() {
+    let (server, _) = server_with_everybody();
+    for (method, path, body) in [
+        ("GET", "/api/v1/auth/me?x=1", None),
+        ("PATCH", "/api/v1/devices/cam-1?x=1", Some(json!({}))),
+        ("POST", "/api/v1/devices/cam-1/commands?dry_run=true", Some(json!({"type": "ping"}))),
+        ("POST", "/api/v1/commands?dryrun=true", Some(json!({"to": "*", "type": "ping"}))),
+        ("DELETE", "/api/v1/devices/cam-1?dry_run=true", None),
+    ] {
+        let call = server.call(method, path).by_person("anna");
+        let answer = match body {
+            Some(body) => call.json(&body),
+            None => call.send(),
+        };
+        answer.is_problem(400);
+    }
+    assert_eq!(server.get("/api/v1/devices/cam-1").by_person("anna").send().status, 200);
+    assert_eq!(server.get("/api/v1/commands").by_person("anna").send().body["total"], 0);
+}
+
+#[test]
+fn an_empty_value_is_an_error_but_for_free_text() {
+    let (server, _) = server_with_everybody();
+    let to_all = json!({"to": "*", "type": "ping"});
+    server.post("/api/v1/commands?dry_run=").by_person("anna").json(&to_all).is_problem(400);
+    assert_eq!(server.get("/api/v1/commands").by_person("anna").send().body["total"], 0);
+    for empty in ["status", "page", "page_size", "sort"] {
+        server.get(&format!("/api/v1/devices?{empty}=")).by_person("anna").send().is_problem(400);
+    }
+    for empty in ["since", "org", "format"] {
+        server.get(&format!("/api/v1/audit?{empty}=")).by_person("anna").send().is_problem(400);
+    }
+    for empty in ["tag", "version", "q"] {
+        assert_eq!(
+            server.get(&format!("/api/v1/devices?{empty}=")).by_person("anna").send().body["total"],
+            1
+        );
+    }
+}
+
+#[test]
 fn the_documentation_names_every_route() {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md")).unwrap();
     for (method, path) in fleetd::http::paths() {

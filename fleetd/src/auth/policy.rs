@@ -126,19 +126,20 @@ pub enum Action {
 }
 
 /// Who may do it.
-struct Rule {
+pub(crate) struct Rule {
     /// The least role of a person; `None`: no person.
-    person: Option<Role>,
+    pub(crate) person: Option<Role>,
     /// Whether the person has to own organisations as well.
-    superadmin: bool,
+    pub(crate) superadmin: bool,
     /// Whether a device may, for itself.
-    own_device: bool,
+    pub(crate) own_device: bool,
     /// What an API key with scopes must have; empty: not with an API key that has scopes.
-    scope: &'static str,
+    pub(crate) scope: &'static str,
 }
 
 impl Action {
-    const fn rule(self) -> Rule {
+    /// Who may do it.
+    pub(crate) const fn rule(self) -> Rule {
         const fn person(role: Role, scope: &'static str) -> Rule {
             Rule { person: Some(role), superadmin: false, own_device: false, scope }
         }

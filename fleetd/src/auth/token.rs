@@ -17,7 +17,7 @@ pub const TOKEN_LEN: usize = 64;
 pub const TOKEN_MAX_LEN: usize = 256;
 
 /// How much of an API key or enrolment key may be shown, to tell keys apart.
-const PREFIX_LEN: usize = 8;
+pub(crate) const PREFIX_LEN: usize = 8;
 
 /// The operating system gave no random bytes.
 #[derive(Debug, thiserror::Error)]

@@ -74,6 +74,8 @@ enum Command {
     Restore(restore::Arguments),
     /// Print an MQTT message as JSON, whatever its encoding.
     Decode(decode::Arguments),
+    /// Print the OpenAPI document of the HTTP API, as JSON.
+    Openapi,
     /// Print a completion script for a shell.
     Completion {
         /// bash, zsh, fish, elvish or powershell.
@@ -113,6 +115,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Backup(arguments) => backup::run(arguments, &config()?),
         Command::Restore(arguments) => restore::run(arguments, &config()?),
         Command::Decode(arguments) => Ok(decode::run(&arguments, &mut io::stdout().lock())?),
+        Command::Openapi => Ok(io::stdout().lock().write_all(crate::http::openapi())?),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "fleetd", &mut script);

@@ -16,10 +16,10 @@ pub const STORED_JSON_MAX_BYTES: usize = 16 * 1024;
 /// Most tags of a device.
 pub const TAGS_MAX: usize = 32;
 /// Longest tag, in characters.
-const TAG_MAX_CHARS: usize = 63;
-const NAME_MAX_CHARS: usize = 200;
-const SHORT_MAX_CHARS: usize = 100;
-const NOTES_MAX_CHARS: usize = 4000;
+pub(crate) const TAG_MAX_CHARS: usize = 63;
+pub(crate) const NAME_MAX_CHARS: usize = 200;
+pub(crate) const SHORT_MAX_CHARS: usize = 100;
+pub(crate) const NOTES_MAX_CHARS: usize = 4000;
 
 /// The id of a device's row: a UUID that stays with the readable id for ever.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -101,6 +101,9 @@ pub enum UpdateChannel {
 }
 
 impl UpdateChannel {
+    /// Every channel.
+    pub const ALL: [Self; 3] = [Self::Stable, Self::Beta, Self::Dev];
+
     /// As the API writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -115,7 +118,7 @@ impl UpdateChannel {
 impl std::str::FromStr for UpdateChannel {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Stable, Self::Beta, Self::Dev]
+        Self::ALL
             .into_iter()
             .find(|channel| channel.as_str() == text)
             .ok_or_else(|| "one of stable, beta, dev is expected".to_owned())
@@ -293,7 +296,7 @@ pub struct Registration {
 }
 
 /// The architecture of a device that does not say.
-const DEFAULT_ARCH: &str = "aarch64";
+pub(crate) const DEFAULT_ARCH: &str = "aarch64";
 
 impl Registration {
     /// Reads the body of a registration.

@@ -12,7 +12,10 @@ use super::command::{Command, Path, Step};
 use super::fields::{FieldError, Fields, text};
 
 /// Longest error that a device may tell, in characters.
-const ERROR_MAX_CHARS: usize = 4096;
+pub(crate) const ERROR_MAX_CHARS: usize = 4096;
+/// What it may say became of a command.
+pub(crate) const STATES: [CommandState; 4] =
+    [CommandState::Acked, CommandState::Running, CommandState::Completed, CommandState::Failed];
 
 /// A report, read and checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,8 +119,6 @@ impl HttpReport {
 }
 
 fn status(value: Value) -> Result<CommandState, String> {
-    use CommandState as S;
-    let known = [S::Acked, S::Running, S::Completed, S::Failed];
-    let told = value.as_str().and_then(|text| known.into_iter().find(|state| state.as_str() == text));
+    let told = value.as_str().and_then(|text| STATES.into_iter().find(|state| state.as_str() == text));
     told.ok_or_else(|| "one of acked, running, completed, failed is expected".to_owned())
 }

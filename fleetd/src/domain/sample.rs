@@ -33,6 +33,13 @@ pub const DEFAULT_INTERVAL_SECONDS: u32 = 60;
 /// Longest list of errors, and longest error in bytes, that a heartbeat is kept with.
 const ERRORS_MAX: usize = 32;
 const ERROR_MAX_BYTES: usize = 1024;
+/// Longest version of an application, in bytes.
+pub(crate) const VERSION_MAX_BYTES: usize = 100;
+/// Longest time since boot that is believed, seconds.
+pub(crate) const UPTIME_MAX_SECONDS: i64 = 1 << 40;
+/// Most active inputs, and the longest name of one in bytes.
+pub(crate) const INPUTS_MAX: usize = 64;
+pub(crate) const INPUT_MAX_BYTES: usize = 100;
 
 impl Sample {
     /// A heartbeat that came as a record, after this birth; `at` from [`super::timing`].
@@ -99,14 +106,14 @@ fn check_metrics(json: &HeartbeatJson) -> Result<(), (&'static str, String)> {
     for load in metrics.load_avg.into_iter().flatten() {
         within("metrics.load_avg", Some(load), 0.0, 1e6)?;
     }
-    if json.version.as_ref().is_some_and(|version| version.len() > 100) {
+    if json.version.as_ref().is_some_and(|version| version.len() > VERSION_MAX_BYTES) {
         return Err(("version", "at most 100 characters are expected".to_owned()));
     }
-    if json.uptime_seconds.is_some_and(|seconds| seconds > 1 << 40) {
+    if json.uptime_seconds.is_some_and(|seconds| seconds > UPTIME_MAX_SECONDS.unsigned_abs()) {
         return Err(("uptime_seconds", "seconds since boot are expected".to_owned()));
     }
     let inputs = &json.status.active_inputs;
-    if inputs.len() > 64 || inputs.iter().any(|name| name.len() > 100) {
+    if inputs.len() > INPUTS_MAX || inputs.iter().any(|name| name.len() > INPUT_MAX_BYTES) {
         return Err((
             "status.active_inputs",
             "at most 64 names of at most 100 bytes are expected".to_owned(),

@@ -15,7 +15,7 @@ use crate::service::{Desk, Error};
 use crate::store::api_keys;
 
 /// `GET /api-keys`
-pub(super) async fn list(request: Request) -> Result<Response, Problem> {
+pub(super) async fn list(mut request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
     let (page, order) = query.page_of(api_keys::SORT_KEYS)?;
     let of = query.text("service_account_id");
@@ -27,7 +27,7 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
 }
 
 /// `GET /api-keys/{id}`
-pub(super) async fn get(request: Request) -> Result<Response, Problem> {
+pub(super) async fn get(mut request: Request) -> Result<Response, Problem> {
     request.query()?.finish()?;
     let desk = Desk::of(&request.app, &request.context);
     json(StatusCode::OK, &service::get(desk, request.caller()?, request.id()).await?.0)

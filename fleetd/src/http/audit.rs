@@ -14,7 +14,7 @@ use crate::service::audit as service;
 use crate::store::audit::Selection;
 
 /// `GET /audit`
-pub(super) async fn list(request: Request) -> Result<Response, Problem> {
+pub(super) async fn list(mut request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
     let selection = Selection {
         org: None,
@@ -25,13 +25,12 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
         until: query.time("until")?,
     };
     let org: Option<OrgSlug> = query.parsed("org")?;
-    let format = match query.text("format").as_deref() {
-        None | Some("json") => None,
-        Some(name) => {
-            let format = name.parse::<AuditFormat>();
-            Some(format.map_err(|_| Problem::bad_request("format: one of json, csv, jsonl is expected"))?)
-        }
-    };
+    let format = query
+        .choice(
+            "format",
+            &[("json", None), ("csv", Some(AuditFormat::Csv)), ("jsonl", Some(AuditFormat::Jsonl))],
+        )?
+        .flatten();
     // An export has no pages.
     let page = if format.is_none() { Some(query.page()?) } else { None };
     query.finish()?;

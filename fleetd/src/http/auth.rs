@@ -50,7 +50,8 @@ pub(super) async fn refresh(mut request: Request) -> Result<Response, Problem> {
 }
 
 /// `GET /auth/me`
-pub(super) async fn me(request: Request) -> Result<Response, Problem> {
+pub(super) async fn me(mut request: Request) -> Result<Response, Problem> {
+    request.query()?.finish()?;
     json(StatusCode::OK, &person(&request)?.view())
 }
 

@@ -107,14 +107,14 @@ pub(super) async fn update(mut request: Request) -> Result<Response, Problem> {
 }
 
 /// `GET /devices/{id}/commands`
-pub(super) async fn list_of_device(request: Request) -> Result<Response, Problem> {
+pub(super) async fn list_of_device(mut request: Request) -> Result<Response, Problem> {
     let query = request.query()?;
     let device = service::device(&request.app, request.caller()?, request.id()).await?;
     list_with(request, query, Some(device)).await
 }
 
 /// `GET /commands`
-pub(super) async fn list(request: Request) -> Result<Response, Problem> {
+pub(super) async fn list(mut request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
     let device = match query.text("device_id") {
         Some(id) => Some(service::device(&request.app, request.caller()?, &id).await?),
@@ -149,7 +149,7 @@ async fn list_with(
 }
 
 /// `GET /commands/{id}`
-pub(super) async fn get(request: Request) -> Result<Response, Problem> {
+pub(super) async fn get(mut request: Request) -> Result<Response, Problem> {
     request.query()?.finish()?;
     json(StatusCode::OK, &service::get(&request.app, request.caller()?, request.id()).await?)
 }

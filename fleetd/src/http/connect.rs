@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::request::{Request, json};
 
 /// `GET /connect`
-pub(super) async fn connect(request: Request) -> Result<Response, Problem> {
+pub(super) async fn connect(mut request: Request) -> Result<Response, Problem> {
     request.query()?.finish()?;
     let app = &request.app;
     let mut answer = json!({"server_time": rfc3339(app.clock.now_ms())});

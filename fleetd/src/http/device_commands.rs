@@ -12,7 +12,7 @@ use crate::domain::http_report::HttpReport;
 use crate::service::http_devices as service;
 
 /// `GET /devices/{id}/commands`: a list for people; the device itself fetches what it is to do.
-pub(super) async fn list_or_poll(request: Request) -> Result<Response, Problem> {
+pub(super) async fn list_or_poll(mut request: Request) -> Result<Response, Problem> {
     let Caller::Device(device) = request.caller()? else {
         return commands::list_of_device(request).await;
     };

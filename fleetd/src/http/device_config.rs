@@ -8,7 +8,7 @@ use super::request::{JSON_MAX_BYTES, Request, json};
 use crate::service::device_config as service;
 
 /// `GET /devices/{id}/config`
-pub(super) async fn get(request: Request) -> Result<Response, Problem> {
+pub(super) async fn get(mut request: Request) -> Result<Response, Problem> {
     request.query()?.finish()?;
     json(StatusCode::OK, &service::get(&request.app, request.caller()?, request.id()).await?)
 }

@@ -13,7 +13,7 @@ use crate::service::register::{self, Requester};
 use crate::store::summaries::{Selection, SortKey};
 
 /// Longest text that can be searched for, in characters.
-const SEARCH_MAX_CHARS: usize = 100;
+pub(super) const SEARCH_MAX_CHARS: usize = 100;
 
 /// `POST /devices/register`
 pub(super) async fn register(mut request: Request) -> Result<Response, Problem> {
@@ -62,7 +62,7 @@ fn fleet_url(request: &Request) -> String {
 }
 
 /// `GET /devices`
-pub(super) async fn list(request: Request) -> Result<Response, Problem> {
+pub(super) async fn list(mut request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
     let page = query.page()?;
     let (sort, descending) = query.sort(&SortKey::ALL, SortKey::DeviceId)?;
@@ -89,7 +89,7 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
 }
 
 /// `GET /devices/{id}` and `/devices/{id}/status`
-pub(super) async fn get(request: Request) -> Result<Response, Problem> {
+pub(super) async fn get(mut request: Request) -> Result<Response, Problem> {
     request.query()?.finish()?;
     json(StatusCode::OK, &service::get(&request.app, request.caller()?, request.id()).await?)
 }

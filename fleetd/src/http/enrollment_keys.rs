@@ -12,7 +12,7 @@ use crate::service::{Desk, Error, enrollment_keys as service};
 use crate::store::enrollment_keys;
 
 /// `GET /enrollment-keys`
-pub(super) async fn list(request: Request) -> Result<Response, Problem> {
+pub(super) async fn list(mut request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
     let (page, order) = query.page_of(enrollment_keys::SORT_KEYS)?;
     query.finish()?;
@@ -22,7 +22,7 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
 }
 
 /// `GET /enrollment-keys/{id}`
-pub(super) async fn get(request: Request) -> Result<Response, Problem> {
+pub(super) async fn get(mut request: Request) -> Result<Response, Problem> {
     request.query()?.finish()?;
     let org = &request.caller()?.org().id;
     json(StatusCode::OK, &service::get(&request.app.store, org, request.id()).await?)

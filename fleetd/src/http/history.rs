@@ -20,12 +20,15 @@ use crate::store::{dispatch, heartbeats as stored, records as committed, rollups
 /// Most bytes of a heartbeat by HTTP.
 const HEARTBEAT_MAX_BYTES: usize = 64 * 1024;
 /// Heartbeats of a page at most: a day of them, one a minute, in one answer.
-const HEARTBEATS_MAX: i64 = 1_500;
+pub(super) const HEARTBEATS_MAX: i64 = 1_500;
 const HOUR_MS: i64 = 3_600_000;
 /// The longest span of metrics that can be asked for: two years and a bit, as long as roll-ups are kept by default.
-const SPAN_MAX_HOURS: i64 = 24 * 800;
+pub(super) const SPAN_MAX_HOURS: i64 = 24 * 800;
 /// Hours of metrics if the client does not say.
-const SPAN_DEFAULT_HOURS: i64 = 24;
+pub(super) const SPAN_DEFAULT_HOURS: i64 = 24;
+/// The shortest and the longest time that a point may stand for, seconds.
+pub(super) const STEP_MIN_SECONDS: i64 = 60;
+pub(super) const STEP_MAX_SECONDS: i64 = 30 * 86_400;
 
 /// `POST /devices/{id}/heartbeat`
 pub(super) async fn heartbeat(mut request: Request) -> Result<Response, Problem> {
@@ -60,7 +63,7 @@ pub(super) async fn heartbeat(mut request: Request) -> Result<Response, Problem>
 
 /// Reads a heartbeat. Fields that are not known are ignored here, and null means absent, since older agents and newer
 /// ones send what they have.
-fn read_heartbeat(body: Value) -> Result<HeartbeatJson, Problem> {
+pub(super) fn read_heartbeat(body: Value) -> Result<HeartbeatJson, Problem> {
     let Value::Object(mut body) = without_nulls(body) else {
         let message = "a JSON object is expected".to_owned();
         return Err(Problem::invalid(vec![FieldError { field: String::new(), message }]));
@@ -120,7 +123,7 @@ fn without_nulls(value: Value) -> Value {
 }
 
 /// `GET /devices/{id}/heartbeats`
-pub(super) async fn heartbeats(request: Request) -> Result<Response, Problem> {
+pub(super) async fn heartbeats(mut request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
     let page = query.page_up_to(HEARTBEATS_MAX)?;
     let since = query.time("since")?.unwrap_or(0);
@@ -137,12 +140,12 @@ pub(super) async fn heartbeats(request: Request) -> Result<Response, Problem> {
 }
 
 /// `GET /devices/{id}/metrics`
-pub(super) async fn metrics(request: Request) -> Result<Response, Problem> {
+pub(super) async fn metrics(mut request: Request) -> Result<Response, Problem> {
     let now_ms = request.app.clock.now_ms();
     let mut query = request.query()?;
     let hours = query.number("hours", 1, SPAN_MAX_HOURS)?;
     let (from, to) = (query.time("from")?, query.time("to")?);
-    let step_seconds = query.number("step", 60, 30 * 86_400)?;
+    let step_seconds = query.number("step", STEP_MIN_SECONDS, STEP_MAX_SECONDS)?;
     query.finish()?;
     if hours.is_some() && (from.is_some() || to.is_some()) {
         return Err(Problem::bad_request("hours: either hours, or from and to"));
@@ -194,7 +197,7 @@ fn minutes(ms: i64) -> i64 {
 }
 
 /// `GET /devices/{id}/records`
-pub(super) async fn records(request: Request) -> Result<Response, Problem> {
+pub(super) async fn records(mut request: Request) -> Result<Response, Problem> {
     request.query()?.finish()?;
     let device = service::for_history(&request.app, request.caller()?, request.id()).await?;
     let items = committed::list(&request.app.store, &key(&device)).await?;

@@ -15,7 +15,7 @@ use crate::service::orgs::{self as service, NewOrg};
 use crate::store::orgs;
 
 /// `GET /orgs`
-pub(super) async fn list(request: Request) -> Result<Response, Problem> {
+pub(super) async fn list(mut request: Request) -> Result<Response, Problem> {
     let mut query = request.query()?;
     let (page, order) = query.page_of(orgs::SORT_KEYS)?;
     query.finish()?;
@@ -24,7 +24,7 @@ pub(super) async fn list(request: Request) -> Result<Response, Problem> {
 }
 
 /// `GET /orgs/{id}`
-pub(super) async fn get(request: Request) -> Result<Response, Problem> {
+pub(super) async fn get(mut request: Request) -> Result<Response, Problem> {
     request.query()?.finish()?;
     json(StatusCode::OK, &service::get(&request.app.store, request.id()).await?)
 }

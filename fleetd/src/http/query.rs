@@ -10,11 +10,11 @@ use crate::store::listing::{PageOf, SortKeys};
 /// Longest query that is looked at, in bytes.
 const QUERY_MAX_BYTES: usize = 4096;
 /// Entries of a page if the client does not say.
-const PAGE_SIZE_DEFAULT: i64 = 50;
+pub(super) const PAGE_SIZE_DEFAULT: i64 = 50;
 /// Entries of a page at most.
-const PAGE_SIZE_MAX: i64 = 100;
+pub(super) const PAGE_SIZE_MAX: i64 = 100;
 /// The last page that can be asked for.
-const PAGE_MAX: i64 = 1_000_000;
+pub(super) const PAGE_MAX: i64 = 1_000_000;
 
 /// A query that is being read. Call the typed readers, then [`Query::finish`].
 #[derive(Debug)]
@@ -44,9 +44,14 @@ impl Query {
         Ok(Self { values })
     }
 
+    /// Takes a value as it is.
+    fn given(&mut self, name: &str) -> Option<String> {
+        self.values.remove(name)
+    }
+
     /// Takes a value as text; an empty one counts as not given.
     pub(super) fn text(&mut self, name: &str) -> Option<String> {
-        self.values.remove(name).filter(|value| !value.is_empty())
+        self.given(name).filter(|value| !value.is_empty())
     }
 
     /// Takes a value by its type's own rules.
@@ -54,13 +59,13 @@ impl Query {
     where
         T::Err: std::fmt::Display,
     {
-        let Some(text) = self.text(name) else { return Ok(None) };
+        let Some(text) = self.given(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|e| Problem::bad_request(format!("{name}: {e}")))
     }
 
     /// Takes a whole number within bounds.
     pub(super) fn number(&mut self, name: &str, low: i64, high: i64) -> Result<Option<i64>, Problem> {
-        let Some(text) = self.text(name) else { return Ok(None) };
+        let Some(text) = self.given(name) else { return Ok(None) };
         match text.parse::<i64>() {
             Ok(number) if (low..=high).contains(&number) => Ok(Some(number)),
             _ => {
@@ -71,16 +76,24 @@ impl Query {
 
     /// Takes `true` or `false`; false if it is not given.
     pub(super) fn flag(&mut self, name: &str) -> Result<bool, Problem> {
-        match self.text(name).as_deref() {
-            None | Some("false") => Ok(false),
-            Some("true") => Ok(true),
-            Some(_) => Err(Problem::bad_request(format!("{name}: true or false is expected"))),
+        Ok(self.choice(name, &[("false", false), ("true", true)])?.unwrap_or(false))
+    }
+
+    /// Takes one of these names.
+    pub(super) fn choice<T: Copy>(&mut self, name: &str, of: &[(&str, T)]) -> Result<Option<T>, Problem> {
+        let Some(text) = self.given(name) else { return Ok(None) };
+        match of.iter().find(|(key, _)| *key == text) {
+            Some((_, choice)) => Ok(Some(*choice)),
+            None => {
+                let names: Vec<_> = of.iter().map(|(key, _)| *key).collect();
+                Err(Problem::bad_request(format!("{name}: one of {} is expected", names.join(", "))))
+            }
         }
     }
 
     /// Takes an RFC 3339 time, in ms since 1970.
     pub(super) fn time(&mut self, name: &str) -> Result<Option<i64>, Problem> {
-        let Some(text) = self.text(name) else { return Ok(None) };
+        let Some(text) = self.given(name) else { return Ok(None) };
         // A `+` that the client did not encode became a space.
         let text = text.replace(' ', "+");
         protocol::message::parse_rfc3339(&text).map(Some).map_err(|_| {
@@ -115,7 +128,7 @@ impl Query {
 
     /// Takes `sort` as [`Query::sort`] does, if it is given.
     pub(super) fn sort_given<T: Copy>(&mut self, keys: &[(&str, T)]) -> Result<Option<(T, bool)>, Problem> {
-        let Some(text) = self.text("sort") else { return Ok(None) };
+        let Some(text) = self.given("sort") else { return Ok(None) };
         let (name, descending) = text.strip_prefix('-').map_or((text.as_str(), false), |name| (name, true));
         match keys.iter().find(|(key, _)| *key == name) {
             Some((_, key)) => Ok(Some((*key, descending))),

@@ -92,42 +92,20 @@ impl Request {
         self.params.first().map_or("", String::as_str)
     }
 
-    /// The query, to be read.
-    pub(super) fn query(&self) -> Result<Query, Problem> {
-        Query::parse(&self.raw_query)
+    /// The query, to be read, once. One that nobody has taken is looked at before a body is: a parameter that is not known is
+    /// an error.
+    pub(super) fn query(&mut self) -> Result<Query, Problem> {
+        Query::parse(&std::mem::take(&mut self.raw_query))
     }
 
     /// What the request brought to prove who it is from.
     pub(super) fn credential(&self) -> Result<Option<Credential>, Problem> {
-        let bearer = match self.headers.get(AUTHORIZATION) {
-            None => None,
-            Some(value) => {
-                let token = value.to_str().ok().and_then(|text| {
-                    let (scheme, token) = text.trim().split_once(' ')?;
-                    scheme.eq_ignore_ascii_case("bearer").then(|| Secret::new(token.trim().to_owned()))
-                });
-                let expected =
-                    "the Authorization header must be: Bearer, a space, an access token or API key";
-                Some(token.ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, expected))?)
-            }
-        };
-        match (bearer, self.secret_header("x-device-token")?) {
-            (Some(_), Some(_)) => {
-                Err(Problem::bad_request("send either Authorization or X-Device-Token, not both"))
-            }
-            (Some(token), None) => Ok(Some(Credential::Bearer(token))),
-            (None, Some(token)) => Ok(Some(Credential::DeviceToken(token))),
-            (None, None) => Ok(None),
-        }
+        credential(&self.headers)
     }
 
     /// A header that holds a secret.
     pub(super) fn secret_header(&self, name: &'static str) -> Result<Option<Secret>, Problem> {
-        let Some(value) = self.headers.get(name) else { return Ok(None) };
-        let text = value.to_str().map_err(|_| {
-            Problem::new(StatusCode::UNAUTHORIZED, format!("the header {name} is not plain text"))
-        })?;
-        Ok(Some(Secret::new(text.trim().to_owned())))
+        secret(&self.headers, name)
     }
 
     /// Refuses credentials that anybody on the way could read.
@@ -140,6 +118,7 @@ impl Request {
 
     /// Reads the body, at most `limit` bytes of it.
     pub(super) async fn bytes(&mut self, limit: usize) -> Result<Bytes, Problem> {
+        self.query()?.finish()?;
         let announced =
             self.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > limit)) {
@@ -225,6 +204,38 @@ impl Request {
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']' | '_');
         (!host.is_empty() && host.len() <= 255 && host.chars().all(good)).then_some(host)
     }
+}
+
+/// What a request with these headers brought to prove who it is from.
+pub(super) fn credential(headers: &HeaderMap) -> Result<Option<Credential>, Problem> {
+    let bearer = match headers.get(AUTHORIZATION) {
+        None => None,
+        Some(value) => {
+            let token = value.to_str().ok().and_then(|text| {
+                let (scheme, token) = text.trim().split_once(' ')?;
+                scheme.eq_ignore_ascii_case("bearer").then(|| Secret::new(token.trim().to_owned()))
+            });
+            let expected = "the Authorization header must be: Bearer, a space, an access token or API key";
+            Some(token.ok_or_else(|| Problem::new(StatusCode::UNAUTHORIZED, expected))?)
+        }
+    };
+    match (bearer, secret(headers, "x-device-token")?) {
+        (Some(_), Some(_)) => {
+            Err(Problem::bad_request("send either Authorization or X-Device-Token, not both"))
+        }
+        (Some(token), None) => Ok(Some(Credential::Bearer(token))),
+        (None, Some(token)) => Ok(Some(Credential::DeviceToken(token))),
+        (None, None) => Ok(None),
+    }
+}
+
+/// A header that holds a secret.
+fn secret(headers: &HeaderMap, name: &'static str) -> Result<Option<Secret>, Problem> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| {
+        Problem::new(StatusCode::UNAUTHORIZED, format!("the header {name} is not plain text"))
+    })?;
+    Ok(Some(Secret::new(text.trim().to_owned())))
 }
 
 fn parse_json(bytes: &[u8]) -> Result<Value, Problem> {

@@ -7,10 +7,10 @@ use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 use super::table::Access::{Handler, Needs, Open};
-use super::table::Table;
+use super::table::{Route, Table};
 use super::{
     api_keys, audit, auth, commands, connect, dashboard, device_commands, device_config, devices,
-    enrollment_keys, history, leases, orgs, service_accounts, show_locks, system, users,
+    enrollment_keys, history, leases, openapi, orgs, service_accounts, show_locks, system, users,
 };
 use crate::app::AppState;
 use crate::auth::policy::Action;
@@ -95,6 +95,7 @@ fn table() -> Table {
         // Who did what.
         .row(M::GET,    "/api/v1/audit", Needs(Action::ReadAudit), audit::list)
         // The server itself.
+        .row(M::GET,    "/api/v1/openapi.json", Open, openapi::serve)
         .row(M::GET,    "/health",  Open, system::health)
         .row(M::GET,    "/ready",   Open, system::ready)
         .row(M::GET,    "/metrics", Open, system::metrics)
@@ -111,10 +112,15 @@ pub(super) fn filter(app: &Arc<AppState>) -> BoxedFilter<(Response,)> {
     table().filter(app)
 }
 
-/// Method and path of every route, for documentation and tests.
+/// Every route, for documentation.
+pub(super) fn routes() -> Vec<Route> {
+    table().routes()
+}
+
+/// Method and path of every route, for tests.
 #[must_use]
 pub fn paths() -> Vec<(Method, String)> {
-    table().paths()
+    routes().into_iter().map(|route| (route.method, route.path)).collect()
 }
 
 #[cfg(test)]

@@ -53,10 +53,9 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let places = Places { proxies: app.auth.proxies.clone(), taken: Arc::default() };
-    let service = Service { routes: routes::filter(&app), app };
+    let front = Front::new(&app);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let stopping = watch::Sender::new(false);
-    let builder = protocol(HEADERS_TIME);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         // The semaphore is never closed.
@@ -84,9 +83,9 @@ pub async fn serve(
         match &tls {
             Some(config) => {
                 let stream = TlsServerStream::new(stream, config.clone());
-                begin(&builder, &stopping, stream, service.for_peer(address, true), held);
+                begin(&front.builder, &stopping, stream, front.service.for_peer(address, true), held);
             }
-            None => begin(&builder, &stopping, stream, service.for_peer(address, false), held),
+            None => begin(&front.builder, &stopping, stream, front.service.for_peer(address, false), held),
         }
     }
     drop(listener);
@@ -95,6 +94,35 @@ pub async fn serve(
     let ended = slots.acquire_many(u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX));
     if tokio::time::timeout(SHUTDOWN_TIME, ended).await.is_err() {
         tracing::warn!("some HTTP requests did not finish in time and were cut off");
+    }
+}
+
+/// The server's side of a connection, whoever has accepted it.
+pub struct Front {
+    service: Service,
+    builder: http1::Builder,
+}
+
+impl Front {
+    /// Every route of the server.
+    #[must_use]
+    pub fn new(app: &Arc<AppState>) -> Self {
+        let service = Service { routes: routes::filter(app), app: app.clone() };
+        Self { service, builder: protocol(HEADERS_TIME) }
+    }
+
+    /// Answers on a plain connection until it ends.
+    ///
+    /// # Errors
+    /// What was wrong with the connection, or that it was no HTTP.
+    pub async fn serve_stream<S>(&self, stream: S, peer: SocketAddr) -> hyper::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        self.builder
+            .serve_connection(TokioIo::new(stream), self.service.for_peer(peer, false))
+            .with_upgrades()
+            .await
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) async fn unlock_tag(request: Request) -> Result<Response, Problem> {
     clear(request, Named::Tag).await
 }
 
-async fn get(request: Request, named: fn(String) -> Named) -> Result<Response, Problem> {
+async fn get(mut request: Request, named: fn(String) -> Named) -> Result<Response, Problem> {
     request.query()?.finish()?;
     let named = named(request.id().to_owned());
     json(StatusCode::OK, &service::get(&request.app, request.caller()?, &named).await?)

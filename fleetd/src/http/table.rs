@@ -21,7 +21,7 @@ use crate::app::AppState;
 use crate::auth::caller::{Caller, identify};
 use crate::auth::policy::{self, Action};
 use crate::domain::audit::{AuditEntry, AuditOutcome, Resource};
-use crate::service::tokens;
+use crate::service::{Error, tokens};
 use crate::store::audit;
 
 /// How long a handler may take.
@@ -52,10 +52,21 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
 type Handler = Arc<dyn Fn(Request) -> Answer + Send + Sync>;
 
 struct Row {
-    method: Method,
-    path: String,
-    access: Access,
+    route: Route,
     handler: Handler,
+}
+
+/// What is known of a route without asking it.
+#[derive(Debug, Clone)]
+pub(super) struct Route {
+    /// The method.
+    pub(super) method: Method,
+    /// The path, with `{variables}`.
+    pub(super) path: String,
+    /// Who may.
+    pub(super) access: Access,
+    /// The path that this one is another name of.
+    pub(super) alias_of: Option<String>,
 }
 
 /// Routes, from the first to the last.
@@ -72,7 +83,8 @@ impl Table {
         F: Future<Output = Result<Response, Problem>> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
-        self.rows.push(Row { method, path: path.to_owned(), access, handler });
+        self.rows
+            .push(Row { route: Route { method, path: path.to_owned(), access, alias_of: None }, handler });
         self
     }
 
@@ -82,28 +94,24 @@ impl Table {
             .rows
             .iter()
             .filter_map(|row| {
-                let path = format!("{alias}{}", row.path.strip_prefix(prefix)?);
-                Some(Row {
-                    method: row.method.clone(),
-                    path,
-                    access: row.access,
-                    handler: row.handler.clone(),
-                })
+                let path = format!("{alias}{}", row.route.path.strip_prefix(prefix)?);
+                let route = Route { path, alias_of: Some(row.route.path.clone()), ..row.route.clone() };
+                Some(Row { route, handler: row.handler.clone() })
             })
             .collect();
         self.rows.extend(again);
         self
     }
 
-    /// Method and path of every route.
-    pub(super) fn paths(&self) -> Vec<(Method, String)> {
-        self.rows.iter().map(|row| (row.method.clone(), row.path.clone())).collect()
+    /// Every route.
+    pub(super) fn routes(&self) -> Vec<Route> {
+        self.rows.iter().map(|row| row.route.clone()).collect()
     }
 
     /// What the routes are for.
     #[cfg(test)]
     pub(super) fn actions(&self) -> Vec<Action> {
-        let needs = |row: &Row| match row.access {
+        let needs = |row: &Row| match row.route.access {
             Access::Needs(action) => Some(action),
             _ => None,
         };
@@ -112,9 +120,9 @@ impl Table {
 
     /// The filter that serves the table, and answers 404 and 405 for everything else.
     pub(super) fn filter(self, app: &Arc<AppState>) -> BoxedFilter<(Response,)> {
-        let paths = Arc::new(self.paths());
+        let routes = Arc::new(self.routes());
         let nothing = warp::path::full().map(move |path: warp::path::FullPath| {
-            let allowed = allowed_methods(&paths, path.as_str());
+            let allowed = allowed_methods(&routes, path.as_str());
             let problem = if allowed.is_empty() {
                 Problem::no_such_path()
             } else {
@@ -136,12 +144,12 @@ async fn unexpected(rejection: Rejection) -> Result<Response, std::convert::Infa
     Ok(Problem::bad_request("the request cannot be served").into_response())
 }
 
-fn allowed_methods(paths: &[(Method, String)], path: &str) -> String {
+fn allowed_methods(routes: &[Route], path: &str) -> String {
     let mut methods: Vec<&str> = Vec::new();
-    for (method, _) in paths.iter().filter(|(_, pattern)| matches(pattern, path)) {
-        if !methods.contains(&method.as_str()) {
-            methods.push(method.as_str());
-            if *method == Method::GET {
+    for route in routes.iter().filter(|route| matches(&route.path, path)) {
+        if !methods.contains(&route.method.as_str()) {
+            methods.push(route.method.as_str());
+            if route.method == Method::GET {
                 methods.push("HEAD");
             }
         }
@@ -200,11 +208,11 @@ fn boxed_body<B: Buf>(body: impl Stream<Item = Result<B, warp::Error>> + Send + 
 
 fn row_filter(row: Row, app: &Arc<AppState>) -> BoxedFilter<(Response,)> {
     let app = app.clone();
-    let (access, handler) = (row.access, row.handler);
+    let (access, handler) = (row.route.access, row.handler);
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let body = warp::body::stream().map(boxed_body);
-    path_filter(&row.path)
-        .and(method_filter(&row.method))
+    path_filter(&row.route.path)
+        .and(method_filter(&row.route.method))
         .and(warp::ext::get::<Peer>())
         .and(warp::header::headers_cloned())
         .and(query)
@@ -225,8 +233,9 @@ fn row_filter(row: Row, app: &Arc<AppState>) -> BoxedFilter<(Response,)> {
                         tracing::error!(%error, "a handler ended early");
                         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "an internal error").into_response()
                     }
-                    Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "it took too long; try again")
-                        .into_response(),
+                    Err(_) => {
+                        Problem::from(Error::Unavailable("it took too long; try again")).into_response()
+                    }
                 }
             }
         })
@@ -322,7 +331,12 @@ mod tests {
 
     #[test]
     fn the_allowed_methods_of_a_path_are_told() {
-        let row = |method, path: &str| (method, path.to_owned());
+        let row = |method, path: &str| Route {
+            method,
+            path: path.to_owned(),
+            access: Access::Open,
+            alias_of: None,
+        };
         let paths = [row(Method::GET, "/a/{id}"), row(Method::DELETE, "/a/{id}"), row(Method::POST, "/a")];
         assert_eq!(allowed_methods(&paths, "/a/7"), "GET, HEAD, DELETE");
         assert_eq!(allowed_methods(&paths, "/b"), "");

@@ -90,7 +90,7 @@ pub(super) async fn reset_password(mut request: Request) -> Result<Response, Pro
 }
 
 /// A page of the organisation's accounts of a kind.
-pub(super) async fn list_of(request: Request, kind: Kind) -> Result<Response, Problem> {
+pub(super) async fn list_of(mut request: Request, kind: Kind) -> Result<Response, Problem> {
     let mut query = request.query()?;
     let (page, order) = query.page_of(users::SORT_KEYS)?;
     query.finish()?;
@@ -100,7 +100,7 @@ pub(super) async fn list_of(request: Request, kind: Kind) -> Result<Response, Pr
 }
 
 /// One account of a kind.
-pub(super) async fn get_of(request: Request, kind: Kind) -> Result<Response, Problem> {
+pub(super) async fn get_of(mut request: Request, kind: Kind) -> Result<Response, Problem> {
     request.query()?.finish()?;
     let org = &request.caller()?.org().id;
     let found = users::find(&request.app.store, org, kind, request.id()).await?;

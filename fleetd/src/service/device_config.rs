@@ -22,7 +22,7 @@ use crate::store::{audit, devices};
 /// How often a change is tried again when something else changes the same device.
 const ATTEMPTS: usize = 3;
 /// Longest key.
-const KEY_MAX_LEN: usize = 64;
+pub(crate) const KEY_MAX_LEN: usize = 64;
 
 /// A device's config as the API shows it.
 #[derive(Debug, Clone, PartialEq, Serialize)]

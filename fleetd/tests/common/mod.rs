@@ -1,7 +1,9 @@
-//! A real server on a free port of 127.0.0.1 with a real database in a temporary folder, and a client.
+//! A real server on a free port of 127.0.0.1 with a real database in a temporary folder, and a client, whose every request and answer
+//! is held to the OpenAPI document.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
 pub mod cli;
+pub mod contract;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -263,18 +265,22 @@ impl Call<'_> {
         self.header("x-device-token", token)
     }
 
+    #[track_caller]
     pub fn json(self, body: &Value) -> Answer {
         self.header("content-type", "application/json").bytes(body.to_string().as_bytes())
     }
 
+    #[track_caller]
     pub fn bytes(self, body: &[u8]) -> Answer {
         self.run(Some(body))
     }
 
+    #[track_caller]
     pub fn send(self) -> Answer {
         self.run(None)
     }
 
+    #[track_caller]
     fn run(self, body: Option<&[u8]>) -> Answer {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -292,7 +298,9 @@ impl Call<'_> {
             Some(body) => agent.run(request.body(body).unwrap()),
             None => agent.run(request.body(()).unwrap()),
         };
-        Self::answer(response.unwrap())
+        let answer = Self::answer(response.unwrap());
+        contract::check(&self.method, &self.path, body, &answer);
+        answer
     }
 
     fn answer(response: ureq::http::Response<ureq::Body>) -> Answer {

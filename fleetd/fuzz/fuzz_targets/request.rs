@@ -1,0 +1,14 @@
+//! The bytes of a connection, onto every route.
+#![no_main]
+
+#[path = "../harness.rs"]
+mod harness;
+
+use std::sync::{LazyLock, Mutex};
+
+use harness::Harness;
+use libfuzzer_sys::fuzz_target;
+
+static HARNESS: LazyLock<Mutex<Harness>> = LazyLock::new(Mutex::default);
+
+fuzz_target!(|input: &[u8]| drop(HARNESS.lock().expect("no panic before").request(input)));
