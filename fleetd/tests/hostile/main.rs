@@ -1,0 +1,13 @@
+//! Those who mean harm, and credentials that have ended, at a running server with its broker.
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+#[path = "../../../broker/tests/support/client.rs"]
+#[allow(dead_code)]
+mod client;
+#[path = "../common/mod.rs"]
+mod common;
+mod live;
+mod site;
+#[path = "../../../broker/tests/support/wire.rs"]
+#[allow(dead_code)]
+mod wire;
