@@ -70,6 +70,10 @@ impl Stage {
     }
 
     pub fn person(&self, org: &str, role: Role, is_superadmin: bool) -> Account {
+        self.account(org, role, is_superadmin, false)
+    }
+
+    fn account(&self, org: &str, role: Role, is_superadmin: bool, must_change_password: bool) -> Account {
         let name = self.new_name(org);
         let new = NewUser {
             org: OrgSlug::new(org).unwrap(),
@@ -78,13 +82,14 @@ impl Stage {
             name,
             role,
             is_superadmin,
+            must_change_password,
         };
         let user = self.desk(async |desk| {
             let draft = accounts::draft(desk.store, new, desk.now_ms).await.unwrap();
             accounts::add(desk, draft, Some(&self.hash)).await.unwrap()
         });
         let app = &self.server.app;
-        let token = app.auth.jwt.issue(&user.id, user.token_version, app.clock.now_ms()).unwrap();
+        let token = app.auth.jwt.issue(&user.id, user.token_version, None, app.clock.now_ms()).unwrap();
         Account { user, token: token.expose().to_owned() }
     }
 
@@ -146,6 +151,7 @@ pub struct Cast {
     keeper: Account,
     other_admin: Account,
     other_super: Account,
+    fresh: Account,
     sibling: String,
     stranger: String,
     bad: [Credential; 3],
@@ -172,12 +178,13 @@ impl Cast {
         // Like ours in everything but the key that signed it.
         let folder = tempfile::tempdir().unwrap();
         let elsewhere = fleetd::auth::jwt::JwtKeys::open(None, folder.path()).unwrap();
-        let forged = elsewhere.issue(&superadmin.user.id, 1, app.clock.now_ms()).unwrap();
+        let forged = elsewhere.issue(&superadmin.user.id, 1, None, app.clock.now_ms()).unwrap();
         let unknown = || NewToken::generate().unwrap().text.expose().to_owned();
         Self {
             viewer: stage.person("default", Role::Viewer, false),
             operator: stage.person("default", Role::Operator, false),
             other_super: stage.person("other", Role::Admin, true),
+            fresh: stage.account("default", Role::Admin, true, true),
             sibling: stage.device(&stagehand).1,
             stranger: stage.device(&other_admin).1,
             bad: [Bearer(forged.expose().to_owned()), Bearer(unknown()), Device(unknown())],
@@ -202,6 +209,7 @@ impl Cast {
             "with" | "without" => &self.keeper,
             "other-admin" => &self.other_admin,
             "other-super" => &self.other_super,
+            "fresh" => &self.fresh,
             _ => return None,
         })
     }
