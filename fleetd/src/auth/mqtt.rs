@@ -125,12 +125,14 @@ impl DatabaseAuthenticator {
         let hash = stored.as_ref().and_then(|stored| stored.password_hash.clone());
         self.app.auth.check_password(address, name, password, hash).await.map_err(refusal)?;
         match stored {
-            Some(StoredUser { user, .. }) if user.is_active && !user.must_change_password => Ok(Principal::Person {
-                org: user.org.slug,
-                user: user.username,
-                role: user.role,
-                credential: None,
-            }),
+            Some(StoredUser { user, .. }) if user.is_active && !user.must_change_password => {
+                Ok(Principal::Person {
+                    org: user.org.slug,
+                    user: user.username,
+                    role: user.role,
+                    credential: None,
+                })
+            }
             Some(_) => Err(Refusal::NotAuthorized),
             None => Err(Refusal::BadCredentials),
         }

@@ -24,16 +24,18 @@ pub struct Site {
 impl Site {
     pub fn start() -> Self {
         let server = Server::start_without_broker();
-        let (broker, mqtt) = server.runtime.block_on(async {
+        let (broker, publisher, mqtt) = server.runtime.block_on(async {
             let authenticator = Arc::new(DatabaseAuthenticator::new(server.app.clone()));
             let broker = Broker::start(Limits::default(), authenticator).unwrap();
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let serving = broker.clone();
             tokio::spawn(async move { serving.serve(listener).await });
-            (broker, address)
+            let (publisher, _) = broker.service_link("test", &[]).unwrap();
+            (broker, publisher, address)
         });
-        assert!(server.app.live.set(Arc::new(fleetd::mqtt::Embedded(broker.clone()))).is_ok());
+        let live = fleetd::mqtt::Embedded { broker: broker.clone(), publisher };
+        assert!(server.app.live.set(Arc::new(live)).is_ok());
         Self { server, mqtt, broker }
     }
 
