@@ -60,7 +60,7 @@ pub fn publish(principal: &Principal, topic: &str, retain: bool) -> PublishDecis
             }
             None => false,
         },
-        Principal::Person { org, user, role } => {
+        Principal::Person { org, user, role, .. } => {
             *role >= Role::Operator
                 && matches!(&known, Some(Topic::OperatorCommand { org: of, user: from }) if of == org && from == user)
         }
@@ -101,7 +101,7 @@ fn readable(principal: &Principal) -> Vec<String> {
                 Topic::ToDevice { org: org.clone(), device: device.clone(), downlink }.to_string()
             }));
         }
-        Principal::Person { org, user, role } => {
+        Principal::Person { org, user, role, .. } => {
             let of_all = |uplink: Uplink| format!("{PREFIX}/{org}/device/+/{uplink}");
             filters.push(format!("{PREFIX}/{org}/view/+"));
             filters.extend([Uplink::Heartbeat, Uplink::Birth, Uplink::Presence, Uplink::Event].map(of_all));

@@ -180,6 +180,11 @@ impl Broker {
         self.gate.registry.revoke(who)
     }
 
+    /// The same for the connections that a principal has made with one of its credentials, as [`Principal::Person`] names it.
+    pub fn end_connections_with(&self, who: &PrincipalKey, credential: &str) -> usize {
+        self.gate.registry.revoke_credential(who, credential)
+    }
+
     /// How a device is connected now.
     pub fn device_connection(&self, org: &OrgSlug, device: &DeviceId) -> Option<ConnectionInfo> {
         self.gate.registry.device_connection(org, device)

@@ -208,7 +208,7 @@ impl Credentials {
                 let expected = "api_key_sha256 or password_argon2id";
                 return Err(CredentialsError::NoSecret { path: path.display().to_string(), login, expected });
             }
-            let principal = Principal::Person { org, user, role };
+            let principal = Principal::Person { org, user, role, credential: None };
             let logins = std::iter::once(login).chain(email).collect();
             add(logins, Account { principal, token_sha256: api_key_sha256, password: password_argon2id })?;
         }

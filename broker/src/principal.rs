@@ -30,6 +30,8 @@ pub enum Principal {
         user: UserName,
         /// What the user may do.
         role: Role,
+        /// Which of the user's keys it came with, if the authenticator tells them apart: connections can be ended by it.
+        credential: Option<String>,
     },
     /// A part of the server itself, such as `fleetd`. It may do everything.
     Service {

@@ -76,6 +76,8 @@ impl Will {
 
 struct Live {
     number: u64,
+    /// What it was made with, if that can be taken back by itself.
+    credential: Option<String>,
     kick: watch::Sender<Option<Kick>>,
     info: ConnectionInfo,
 }
@@ -102,8 +104,9 @@ struct Table {
     clients: HashMap<PrincipalKey, Vec<Client>>,
     /// Sessions of people and services.
     sessions: usize,
-    /// When each principal's connections were last ended, for as long as a login begun before may still be under way.
-    revoked: HashMap<PrincipalKey, Instant>,
+    /// When the connections of each principal, or those made with one of its credentials, were last ended, for as long as a
+    /// login begun before may still be under way.
+    revoked: HashMap<(PrincipalKey, Option<String>), Instant>,
 }
 
 /// The table.
@@ -145,6 +148,7 @@ impl Registry {
     pub(crate) fn claim(
         &self,
         key: &PrincipalKey,
+        credential: Option<String>,
         number: u64,
         info: ConnectionInfo,
         asked_at: Instant,
@@ -152,7 +156,11 @@ impl Registry {
         let now = Instant::now();
         let mut table = lock(&self.0);
         // What was right then may not be so since.
-        let is_stale = table.revoked.get(key).is_some_and(|revoked_at| *revoked_at >= asked_at);
+        let ended = |credential: Option<String>| {
+            let revoked_at = table.revoked.get(&(key.clone(), credential));
+            revoked_at.is_some_and(|revoked_at| *revoked_at >= asked_at)
+        };
+        let is_stale = ended(None) || credential.is_some() && ended(credential.clone());
         let (kick, kicked) = watch::channel(is_stale.then_some(Kick::Revoked));
         let clients = table.clients.entry(key.clone()).or_default();
         let index =
@@ -168,7 +176,7 @@ impl Registry {
                 clients.len() - 1
             });
         let client = &mut clients[index];
-        let old = client.live.replace(Live { number, kick, info });
+        let old = client.live.replace(Live { number, credential, kick, info });
         let mut conflict = None;
         if let Some(old) = &old {
             if now.saturating_duration_since(client.takeovers_since) > Duration::from_secs(60) {
@@ -264,8 +272,18 @@ impl Registry {
     /// Ends all live connections of a principal, and those whose login is under way; returns how many were live.
     pub(crate) fn revoke(&self, key: &PrincipalKey) -> usize {
         let mut table = lock(&self.0);
-        table.revoked.insert(key.clone(), Instant::now());
+        table.revoked.insert((key.clone(), None), Instant::now());
         end_all(table.clients.get(key).into_iter().flatten(), Kick::Revoked)
+    }
+
+    /// The same for those that were made with one of the principal's credentials.
+    pub(crate) fn revoke_credential(&self, key: &PrincipalKey, credential: &str) -> usize {
+        let mut table = lock(&self.0);
+        table.revoked.insert((key.clone(), Some(credential.to_owned())), Instant::now());
+        let made_with = |client: &&Client| {
+            client.live.as_ref().is_some_and(|live| live.credential.as_deref() == Some(credential))
+        };
+        end_all(table.clients.get(key).into_iter().flatten().filter(made_with), Kick::Revoked)
     }
 
     /// Ends all live connections of a principal; returns how many.

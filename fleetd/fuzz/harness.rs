@@ -64,6 +64,9 @@ const DEVICE_TOKEN: &str = "cam-secret";
 struct NoBroker;
 
 impl LiveConnections for NoBroker {
+    fn end_with(&self, _: &PrincipalKey, _: &str) -> usize {
+        0
+    }
     fn end(&self, _: &PrincipalKey) -> usize {
         0
     }
@@ -295,7 +298,7 @@ async fn people(app: &Arc<AppState>) -> (Vec<(&'static [u8], String)>, Caller) {
         let new = NewKey { name: name.to_owned(), scopes: Vec::new(), expires_at: None };
         let (_, key) = api_keys::create(desk, &user, new).await.expect("a key");
         let stored = users::by_id(&app.store, &user.id).await.expect("a database").expect("the person");
-        let token = app.auth.jwt.issue(&user.id, stored.user.token_version, now_ms).expect("a token");
+        let token = app.auth.jwt.issue(&user.id, stored.user.token_version, None, now_ms).expect("a token");
         let (key_word, token_word): (&[u8], &[u8]) = match role {
             Role::Admin => (b"$ADMINKEY", b"$ADMINJWT"),
             _ => (b"$KEY", b"$JWT"),

@@ -96,6 +96,15 @@ impl AppState {
         self.end(&PrincipalKey::Person { org: org.clone(), user: user.clone() });
     }
 
+    /// Ends those live connections of a person that were made with one API key.
+    pub fn end_key(&self, org: &OrgSlug, user: &UserName, key: &str) {
+        if let Some(live) = self.live.get() {
+            let who = PrincipalKey::Person { org: org.clone(), user: user.clone() };
+            let ended = live.end_with(&who, key);
+            tracing::info!(%who, ended, "ended the live connections of an API key");
+        }
+    }
+
     fn end(&self, who: &PrincipalKey) {
         if let Some(live) = self.live.get() {
             let ended = live.end(who);

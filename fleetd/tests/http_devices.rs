@@ -338,7 +338,7 @@ fn a_device_reads_itself_and_nobody_else() {
     server.device("admin", "cam-2");
     assert_eq!(server.get("/api/v1/devices/cam-1/status").by_device(&token).send().status, 200);
     server.get("/api/v1/devices/cam-2").by_device(&token).send().is_problem(403);
-    server.get("/api/v1/devices/nope").by_device(&token).send().is_problem(403);
+    server.get("/api/v1/devices/nope").by_device(&token).send().is_problem(404);
     server.get("/api/v1/devices").by_device(&token).send().is_problem(403);
     let beat = json!({"ts": "2025-12-28T10:00:00Z"});
     server.post("/api/v1/devices/cam-2/heartbeat").by_device(&token).json(&beat).is_problem(403);

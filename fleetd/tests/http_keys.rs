@@ -247,7 +247,7 @@ fn a_key_that_is_taken_back_is_dead_at_once_and_its_connections_end() {
     let key = text(&made.body["key"]);
     assert_eq!(connect(&server, "default/otto", &key), Ok(Role::Operator));
     assert_eq!(remove(&server, "api-keys", "otto", &made.body["id"]).status, 204);
-    assert_eq!(ended(&server), ["user default/otto"]);
+    assert_eq!(ended(&server), [format!("user default/otto with {}", text(&made.body["id"]))]);
     server.get("/api/v1/auth/me").bearer(&key).send().is_problem(401);
     assert!(connect(&server, "default/otto", &key).is_err());
     remove(&server, "api-keys", "otto", &made.body["id"]).is_problem(404);
@@ -261,7 +261,7 @@ fn a_key_that_expires_ends_its_connections_as_well() {
     let made = make(&server, "api-keys", "otto", &json!({"name": "k", "expires_at": soon}));
     let key = text(&made.body["key"]);
     let deadline = Instant::now() + Duration::from_secs(10);
-    while ended(&server) != ["user default/otto"] {
+    while ended(&server) != [format!("user default/otto with {}", text(&made.body["id"]))] {
         assert!(Instant::now() < deadline, "nobody ended the connections");
         std::thread::sleep(Duration::from_millis(50));
     }

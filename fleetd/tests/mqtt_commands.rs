@@ -358,6 +358,7 @@ fn of_a_redundancy_group_one_device_at_a_time_may_go() {
     // Once taken back, and before, when nobody had the group yet, refused.
     let outcomes = [&audit.1["items"][0]["outcome"], &audit.1["items"][1]["outcome"]];
     assert_eq!((outcomes, &audit.1["total"]), ([&json!("ok"), &json!("refused")], &json!(2)), "{audit:?}");
+    assert_eq!(audit.1["items"][0]["details"]["device"], "cam-2", "{audit:?}");
 }
 
 /// At each of these places the server dies once in the life of a command. It is sent with the commit that creates it, or by

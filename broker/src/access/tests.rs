@@ -17,7 +17,7 @@ fn device(of: &str, name: &str) -> Principal {
 }
 
 fn person(of: &str, name: &str, role: Role) -> Principal {
-    Principal::Person { org: org(of), user: UserName::new(name).unwrap(), role }
+    Principal::Person { org: org(of), user: UserName::new(name).unwrap(), role, credential: None }
 }
 
 fn service() -> Principal {
@@ -239,7 +239,7 @@ fn model_may_read(who: &Principal, topic: &str) -> bool {
         Principal::Device { org, device } => {
             matches!(rest, [o, "device", d, "command" | "desired" | "ack"] if *o == org.as_str() && *d == device.as_str())
         }
-        Principal::Person { org, user, role } => {
+        Principal::Person { org, user, role, .. } => {
             let [of, inner @ ..] = rest else { return false };
             *of == org.as_str()
                 && match (inner, role) {
@@ -399,7 +399,7 @@ proptest! {
         let own = match (&who, &known) {
             (Principal::Service { .. }, _) => valid_topic(&topic) && !topic.starts_with('$'),
             (Principal::Device { org, device }, Some(Topic::Device { org: of, device: from, .. })) => org == of && device == from,
-            (Principal::Person { org, user, role }, Some(Topic::OperatorCommand { org: of, user: from })) => {
+            (Principal::Person { org, user, role, .. }, Some(Topic::OperatorCommand { org: of, user: from })) => {
                 *role != Role::Viewer && org == of && user == from
             }
             _ => false,

@@ -45,6 +45,7 @@ fn admin() -> Principal {
         org: OrgSlug::new("acme").unwrap(),
         user: UserName::new("ada").unwrap(),
         role: Role::Admin,
+        credential: None,
     }
 }
 

@@ -298,7 +298,11 @@ async fn take_place(
         Principal::Service { .. } => |gate| &gate.counters.connections_services,
     };
     gauge(gate).one();
-    let claim = gate.registry.claim(&key, gate.number(), info, accepted.asked_at);
+    let credential = match &accepted.principal {
+        Principal::Person { credential, .. } => credential.clone(),
+        Principal::Device { .. } | Principal::Service { .. } => None,
+    };
+    let claim = gate.registry.claim(&key, credential, gate.number(), info, accepted.asked_at);
     let place = Place {
         gate: gate.clone(),
         key,

@@ -160,7 +160,13 @@ async fn person_by_access_token(
 ) -> Result<Option<Person>, Error> {
     let Some(claims) = auth.jwt.check(token, now_ms) else { return Ok(None) };
     let Some(stored) = users::by_id(store, &claims.sub).await? else { return Ok(None) };
-    let alive = stored.user.is_active && stored.user.token_version == claims.ver;
+    let alive = stored.user.is_active
+        && stored.user.token_version == claims.ver
+        && match &claims.fam {
+            // Ended when one of its refresh tokens came a second time.
+            Some(login) => credentials::family_lives(store, login).await?,
+            None => true,
+        };
     Ok(alive.then_some(Person { user: stored.user, key: None }))
 }
 

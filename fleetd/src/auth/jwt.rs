@@ -17,6 +17,8 @@ use crate::config::Secret;
 /// How long an access token is good for, in seconds.
 pub const ACCESS_TOKEN_SECONDS: i64 = 15 * 60;
 
+/// By how much another server's clock may be ahead, in seconds.
+const AHEAD_SECONDS: i64 = 60;
 /// Shortest signing secret, in bytes.
 const SECRET_MIN_BYTES: usize = 16;
 /// Longest secret file that is read, in bytes.
@@ -35,8 +37,14 @@ pub struct Claims {
     pub sub: String,
     /// The user's token version when the token was made.
     pub ver: i64,
+    /// The login that it descends from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fam: Option<String>,
     /// When it was made, in seconds since 1970.
     pub iat: i64,
+    /// From when on it is good, in seconds since 1970; ours are so at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nbf: Option<i64>,
     /// When it ends, in seconds since 1970.
     pub exp: i64,
 }
@@ -118,17 +126,25 @@ impl JwtKeys {
         })
     }
 
-    /// Makes an access token for a user.
+    /// Makes an access token for a user, which descends from a login.
     ///
     /// # Errors
     /// When signing fails inside the library.
-    pub fn issue(&self, user_id: &str, token_version: i64, now_ms: i64) -> Result<Secret, KeyError> {
+    pub fn issue(
+        &self,
+        user_id: &str,
+        token_version: i64,
+        family: Option<&str>,
+        now_ms: i64,
+    ) -> Result<Secret, KeyError> {
         let iat = now_ms.div_euclid(1000);
         let claims = Claims {
             iss: ISSUER.to_owned(),
             sub: user_id.to_owned(),
             ver: token_version,
+            fam: family.map(str::to_owned),
             iat,
+            nbf: None,
             exp: iat + ACCESS_TOKEN_SECONDS,
         };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing)
@@ -136,14 +152,17 @@ impl JwtKeys {
             .map_err(KeyError::Signing)
     }
 
-    /// What the token says, if it is ours and has not ended.
+    /// What the token says, if it is ours, has begun and has not ended, and lasts no longer than ours do.
     #[must_use]
     pub fn check(&self, token: &str, now_ms: i64) -> Option<Claims> {
         if token.len() > TOKEN_MAX_BYTES {
             return None;
         }
         let claims = jsonwebtoken::decode::<Claims>(token, &self.checking, &self.validation).ok()?.claims;
-        (claims.exp > now_ms.div_euclid(1000)).then_some(claims)
+        let now = now_ms.div_euclid(1000);
+        let begun = claims.nbf.unwrap_or(claims.iat).max(claims.iat) <= now.saturating_add(AHEAD_SECONDS);
+        let brief = claims.exp <= claims.iat.saturating_add(ACCESS_TOKEN_SECONDS);
+        (begun && brief && claims.exp > now).then_some(claims)
     }
 }
 
@@ -196,7 +215,7 @@ mod tests {
     fn a_token_is_good_until_it_ends() {
         let folder = tempfile::tempdir().unwrap();
         let keys = JwtKeys::open(None, folder.path()).unwrap();
-        let token = keys.issue("user-1", 3, NOW).unwrap();
+        let token = keys.issue("user-1", 3, Some("login"), NOW).unwrap();
         let claims = keys.check(token.expose(), NOW).unwrap();
         assert_eq!((claims.sub.as_str(), claims.ver), ("user-1", 3));
         assert!(keys.check(token.expose(), NOW + (ACCESS_TOKEN_SECONDS - 1) * 1000).is_some());
@@ -206,7 +225,7 @@ mod tests {
     #[test]
     fn the_key_is_kept_and_is_for_the_owner_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let token = JwtKeys::open(None, folder.path()).unwrap().issue("u", 1, NOW).unwrap();
+        let token = JwtKeys::open(None, folder.path()).unwrap().issue("u", 1, None, NOW).unwrap();
         let again = JwtKeys::open(None, folder.path()).unwrap();
         assert!(again.check(token.expose(), NOW).is_some());
         let path = folder.path().join(SECRET_FILE);
@@ -221,7 +240,7 @@ mod tests {
     fn a_token_of_another_key_or_algorithm_is_refused() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (a, b) = (JwtKeys::open(None, a.path()).unwrap(), JwtKeys::open(None, b.path()).unwrap());
-        let token = a.issue("u", 1, NOW).unwrap();
+        let token = a.issue("u", 1, None, NOW).unwrap();
         assert!(b.check(token.expose(), NOW).is_none());
         // {"alg":"none"} with the same claims and no signature.
         let claims = token.expose().split('.').nth(1).unwrap();

@@ -24,6 +24,8 @@ use crate::store::users::{self, StoredUser};
 pub trait LiveConnections: Send + Sync + 'static {
     /// Ends every live connection of a principal, and says how many there were.
     fn end(&self, who: &PrincipalKey) -> usize;
+    /// Ends those that it made with one API key (the id of its row), and says how many there were.
+    fn end_with(&self, who: &PrincipalKey, key: &str) -> usize;
     /// Whether a device is connected. Without a broker that knows, its birth has to do.
     fn device_connected(&self, _org: &OrgSlug, _device: &DeviceId) -> bool {
         true
@@ -108,7 +110,13 @@ impl DatabaseAuthenticator {
                 && person.user.id == stored.user.id
             {
                 let role = policy::mqtt_role(&person).ok_or(Refusal::NotAuthorized)?;
-                return Ok(Principal::Person { org: person.user.org.slug, user: person.user.username, role });
+                let credential = person.key.map(|key| key.id);
+                return Ok(Principal::Person {
+                    org: person.user.org.slug,
+                    user: person.user.username,
+                    role,
+                    credential,
+                });
             }
             // A wrong key or a wrong device token. No password is tried: it would cost a second of computing for each
             // of a venue's devices that were decommissioned.
@@ -118,7 +126,12 @@ impl DatabaseAuthenticator {
         self.app.auth.check_password(address, name, password, hash).await.map_err(refusal)?;
         match stored {
             Some(StoredUser { user, .. }) if user.is_active && !user.must_change_password => {
-                Ok(Principal::Person { org: user.org.slug, user: user.username, role: user.role })
+                Ok(Principal::Person {
+                    org: user.org.slug,
+                    user: user.username,
+                    role: user.role,
+                    credential: None,
+                })
             }
             Some(_) => Err(Refusal::NotAuthorized),
             None => Err(Refusal::BadCredentials),

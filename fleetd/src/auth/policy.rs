@@ -201,6 +201,12 @@ impl Action {
         self.rule().scope
     }
 
+    /// Whether a device may do it for the device in the path, if that is itself.
+    #[must_use]
+    pub const fn is_for_own_device(self) -> bool {
+        self.rule().own_device && self.names_device()
+    }
+
     /// Whether the id in the path is that of a device.
     const fn names_device(self) -> bool {
         !matches!(self, Self::ReportCommand)

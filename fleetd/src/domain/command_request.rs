@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::device::check_tag;
 use super::fields::{FieldError, Fields, text};
+use super::shown::hidden_in;
 
 /// Largest payload as JSON text, in bytes: with its envelope it fits into one message to the device.
 pub const PAYLOAD_MAX_BYTES: usize = 48 * 1024;
@@ -293,10 +294,7 @@ fn expiry(fields: &mut Fields) -> Expiry {
 
 fn reference(value: Value) -> Result<String, String> {
     let reference = bounded_text(value, REFERENCE_MAX_LEN)?;
-    if reference.chars().any(char::is_control) {
-        return Err("contains a control character".to_owned());
-    }
-    Ok(reference)
+    hidden_in(&reference, false).map_or(Ok(reference), Err)
 }
 
 fn bounded_text(value: Value, max_bytes: usize) -> Result<String, String> {

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::shown::hidden_in;
+
 /// One field that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
@@ -150,7 +152,7 @@ fn kind(value: &Value) -> &'static str {
 
 /// Reads text of 1 to `max_chars` characters on one line.
 pub fn line(max_chars: usize) -> impl FnOnce(Value) -> Result<String, String> {
-    move |value| text_value(value, max_chars, |c| c.is_control())
+    move |value| text_value(value, max_chars, false)
 }
 
 /// Reads a name: as [`line`], without the white space around it.
@@ -187,10 +189,10 @@ pub fn future(now_ms: i64) -> impl FnOnce(Value) -> Result<i64, String> {
 
 /// Reads text of 1 to `max_chars` characters that may have several lines.
 pub fn text(max_chars: usize) -> impl FnOnce(Value) -> Result<String, String> {
-    move |value| text_value(value, max_chars, |c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+    move |value| text_value(value, max_chars, true)
 }
 
-fn text_value(value: Value, max_chars: usize, bad: impl Fn(char) -> bool) -> Result<String, String> {
+fn text_value(value: Value, max_chars: usize, lines: bool) -> Result<String, String> {
     let Value::String(text) = value else { return Err(format!("text is expected, not {}", kind(&value))) };
     let chars = text.chars().count();
     if chars == 0 {
@@ -199,10 +201,7 @@ fn text_value(value: Value, max_chars: usize, bad: impl Fn(char) -> bool) -> Res
     if chars > max_chars {
         return Err(format!("has {chars} characters; at most {max_chars} are allowed"));
     }
-    if text.chars().any(bad) {
-        return Err("contains a control character".to_owned());
-    }
-    Ok(text)
+    hidden_in(&text, lines).map_or(Ok(text), Err)
 }
 
 /// Reads a secret of at most `max_bytes`; what is wrong with it is told without it.

@@ -22,6 +22,7 @@ pub mod report;
 pub mod rollup;
 pub mod sample;
 pub mod show_lock;
+pub mod shown;
 pub mod summary;
 pub mod time;
 pub mod timing;

@@ -83,7 +83,12 @@ impl std::str::FromStr for Email {
         if local.chars().any(odd) || domain.chars().any(odd) {
             return Err(EmailError::Form);
         }
-        Ok(Self(text.to_lowercase()))
+        let small = text.to_lowercase();
+        // There are letters whose small form is an ASCII one: no other way to write an address.
+        match text.chars().find(|c| !c.is_ascii()) {
+            Some(odd) if small.is_ascii() => Err(EmailError::NotAscii(odd)),
+            _ => Ok(Self(small)),
+        }
     }
 }
 
@@ -292,6 +297,8 @@ mod tests {
         ] {
             assert!(bad.parse::<Email>().unwrap().check_new().is_err(), "{bad:?}");
         }
+        // The sign for kelvin, whose small form is a plain k.
+        assert!("\u{212a}im@example.org".parse::<Email>().is_err());
         assert!("Ann+x@Example.org".parse::<Email>().unwrap().check_new().is_ok());
     }
 

@@ -66,7 +66,7 @@ pub(super) async fn revoke(mut request: Request) -> Result<Response, Problem> {
     let desk = Desk::of(&request.app, &request.context);
     let (key, owner) = service::get(desk, request.caller()?, request.id()).await?;
     service::revoke(desk, &key, &owner).await?;
-    request.app.end_person(&owner.org.slug, &owner.username);
+    request.app.end_key(&owner.org.slug, &owner.username, &key.id);
     Ok(no_content())
 }
 

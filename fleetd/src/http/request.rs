@@ -248,7 +248,9 @@ fn parse_json(bytes: &[u8]) -> Result<Value, Problem> {
 
 /// All values of a header that may come several times, as one.
 pub(super) fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
-    let values: Vec<_> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    // What is no text stays in its place: it must not take along what a proxy has added to it.
+    let values: Vec<_> =
+        headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
     if values.is_empty() { None } else { Some(values.join(",")) }
 }
 

@@ -6,7 +6,7 @@ use http::Method;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
-use super::table::Access::{Handler, Needs, Open};
+use super::table::Access::{Handler, Needs, NeedsOrHeader, Open};
 use super::table::{Route, Table};
 use super::{
     api_keys, audit, auth, commands, connect, dashboard, device_commands, device_config, devices,
@@ -56,7 +56,7 @@ fn table() -> Table {
         .row(M::GET,    "/api/v1/connect",                Needs(Action::Connect),       connect::connect)
         .row(M::POST,   "/api/v1/devices/{id}/heartbeat", Needs(Action::SendHeartbeat), history::heartbeat)
         // Devices, by people.
-        .row(M::POST,   "/api/v1/devices/register",    Handler("device.register"),       devices::register)
+        .row(M::POST,   "/api/v1/devices/register",    NeedsOrHeader(Action::RegisterDevice, devices::ENROLLMENT_KEY), devices::register)
         .row(M::GET,    "/api/v1/devices",             Needs(Action::ListDevices),        devices::list)
         .row(M::GET,    "/api/v1/devices/{id}",        Needs(Action::ReadDevice),         devices::get)
         .row(M::GET,    "/api/v1/devices/{id}/status", Needs(Action::ReadDevice),         devices::get)

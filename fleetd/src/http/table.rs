@@ -21,8 +21,9 @@ use crate::app::AppState;
 use crate::auth::caller::{Caller, identify};
 use crate::auth::policy::{self, Action};
 use crate::domain::audit::{AuditEntry, AuditOutcome, Resource};
+use crate::service::devices::unknown;
 use crate::service::{Error, tokens};
-use crate::store::audit;
+use crate::store::{audit, devices};
 
 /// How long a handler may take.
 const HANDLER_TIME: Duration = Duration::from_secs(30);
@@ -36,6 +37,8 @@ pub(super) enum Access {
     Handler(&'static str),
     /// Those who may do this.
     Needs(Action),
+    /// Those who may do this, or who send this header: the handler looks at it.
+    NeedsOrHeader(Action, &'static str),
 }
 
 impl Access {
@@ -43,7 +46,7 @@ impl Access {
         match self {
             Self::Open => None,
             Self::Handler(name) => Some(name),
-            Self::Needs(action) => action.audit_name(),
+            Self::Needs(action) | Self::NeedsOrHeader(action, _) => action.audit_name(),
         }
     }
 }
@@ -112,8 +115,8 @@ impl Table {
     #[cfg(test)]
     pub(super) fn actions(&self) -> Vec<Action> {
         let needs = |row: &Row| match row.route.access {
-            Access::Needs(action) => Some(action),
-            _ => None,
+            Access::Needs(action) | Access::NeedsOrHeader(action, _) => Some(action),
+            Access::Open | Access::Handler(_) => None,
         };
         self.rows.iter().filter_map(needs).collect()
     }
@@ -285,14 +288,26 @@ async fn run(mut request: Request, access: Access, handler: Handler) -> Response
 }
 
 async fn admit(request: &mut Request, access: Access) -> Result<(), Problem> {
-    let Access::Needs(action) = access else { return Ok(()) };
+    let action = match access {
+        Access::Needs(action) => action,
+        Access::NeedsOrHeader(action, header) if !request.headers.contains_key(header) => action,
+        Access::Open | Access::Handler(_) | Access::NeedsOrHeader(..) => return Ok(()),
+    };
     authenticate(request).await?;
-    let id = request.params.first().map(String::as_str);
-    policy::check(request.caller()?, action, id).map_err(|why| Problem::new(StatusCode::FORBIDDEN, why))
+    let (caller, id) = (request.caller()?, request.params.first().map(String::as_str));
+    let Err(why) = policy::check(caller, action, id) else { return Ok(()) };
+    // To a device as well, another organisation's is not there.
+    if let (Caller::Device(own), Some(id)) = (caller, id)
+        && action.is_for_own_device()
+        && devices::find(&request.app.store, &own.org.id, id).await?.is_none()
+    {
+        return Err(unknown(id).into());
+    }
+    Err(Problem::new(StatusCode::FORBIDDEN, why))
 }
 
 /// Finds out who is calling, and counts the request.
-pub(super) async fn authenticate(request: &mut Request) -> Result<(), Problem> {
+async fn authenticate(request: &mut Request) -> Result<(), Problem> {
     let Some(credential) = request.credential()? else {
         return Err(Problem::new(
             StatusCode::UNAUTHORIZED,

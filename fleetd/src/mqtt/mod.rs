@@ -31,6 +31,10 @@ impl LiveConnections for Embedded {
         self.broker.end_connections(who)
     }
 
+    fn end_with(&self, who: &PrincipalKey, key: &str) -> usize {
+        self.broker.end_connections_with(who, key)
+    }
+
     fn device_connected(&self, org: &OrgSlug, device: &DeviceId) -> bool {
         self.broker.device_connection(org, device).is_some()
     }

@@ -10,6 +10,7 @@ use crate::auth::{not_taken, password};
 use crate::config::Secret;
 use crate::domain::audit::{AuditContext, Resource};
 use crate::domain::org::{OrgId, OrgRef};
+use crate::domain::shown::hidden_in;
 use crate::domain::user::{Email, Kind, NAME_MAX_CHARS, User, UserPatch};
 use crate::store::{Statement, Store, StoreError, orgs, revocations, users};
 
@@ -343,11 +344,14 @@ pub(super) fn end_connections(desk: Desk<'_>, user: &User) -> [Statement; 2] {
 /// Names are told to people: one line, not empty.
 pub(super) fn read_name(name: &str) -> Result<String, Error> {
     let name = name.trim();
-    if name.is_empty() || name.chars().count() > NAME_MAX_CHARS || name.chars().any(char::is_control) {
+    if name.is_empty() || name.chars().count() > NAME_MAX_CHARS {
         return Err(Error::field(
             "name",
             format!("1 to {NAME_MAX_CHARS} characters on one line are expected"),
         ));
+    }
+    if let Some(hidden) = hidden_in(name, false) {
+        return Err(Error::field("name", hidden));
     }
     Ok(name.to_owned())
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::accounts::{self, end_connections};
+use super::accounts;
 use super::{Desk, Error};
 use crate::auth::caller::{Caller, Person};
 use crate::auth::policy::{self, Action};
@@ -11,7 +11,7 @@ use crate::config::Secret;
 use crate::domain::api_key::ApiKey;
 use crate::domain::audit::Resource;
 use crate::domain::user::{Kind, User};
-use crate::store::{api_keys, users};
+use crate::store::{api_keys, revocations, users};
 
 /// Most keys that one account may have at a time.
 pub const KEYS_MAX: i64 = 100;
@@ -115,13 +115,14 @@ pub async fn rename(
     Ok(ApiKey { name, ..key })
 }
 
-/// Takes a key back. The live connections of its owner end: those made with another credential come back.
+/// Takes a key back. The live connections that were made with it end.
 ///
 /// # Errors
 /// [`Error::Conflict`], [`Error::Store`].
 pub async fn revoke(desk: Desk<'_>, key: &ApiKey, owner: &User) -> Result<(), Error> {
     let mut statements = vec![api_keys::revoke(&key.id, desk.now_ms)];
-    statements.extend(end_connections(desk, owner));
+    let (org, user) = (&owner.org.id, owner.username.as_str());
+    statements.extend(revocations::key(org, user, &key.id, desk.source, desk.now_ms));
     let details = json!({"owner": owner.label(), "name": key.name});
     statements.push(desk.note(&owner.org.id, "api_key.revoke", resource(key), details));
     desk.store.apply(statements).await?;

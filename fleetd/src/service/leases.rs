@@ -10,7 +10,7 @@ use crate::{
         policy::{self, Action},
     },
     domain::audit::{AuditContext, AuditEntry, AuditOutcome, Resource},
-    store::{audit, leases},
+    store::{audit, devices, leases},
 };
 
 /// How often it is tried again when the lease moves at the same moment.
@@ -40,6 +40,10 @@ pub async fn release(
         if group.holder.is_none() && !in_doubt && !busy {
             return Ok(());
         }
+        let device = match &group.holder {
+            Some(holder) => devices::find(&app.store, org, holder.device.as_str()).await?,
+            None => None,
+        };
         let now_ms = app.clock.now_ms();
         let noted = audit::insert(&AuditEntry {
             org_id: Some(org),
@@ -49,7 +53,7 @@ pub async fn release(
             resource: Resource::new("redundancy_group", name),
             outcome: AuditOutcome::Ok,
             details: json!({
-                "device": group.holder.as_ref().map(|holder| holder.device.as_str()),
+                "device": device.map(|device| device.device_id),
                 "command": group.holder.as_ref().map(|holder| holder.command.as_str()),
                 "restored": in_doubt,
             }),

@@ -176,7 +176,8 @@ fn issue(
     now_ms: i64,
 ) -> Result<(Tokens, Vec<crate::store::Statement>), Error> {
     let refresh = NewToken::generate().map_err(Error::internal)?;
-    let access_token = app.auth.jwt.issue(&user.id, user.token_version, now_ms).map_err(Error::internal)?;
+    let access_token = app.auth.jwt.issue(&user.id, user.token_version, Some(&family_id), now_ms);
+    let access_token = access_token.map_err(Error::internal)?;
     let row = RefreshToken {
         id: uuid::Uuid::new_v4().to_string(),
         user_id: user.id.clone(),

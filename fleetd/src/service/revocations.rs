@@ -34,8 +34,8 @@ async fn look(app: &AppState, seen: &mut Option<i64>, expired_until: &mut i64) -
     *seen = Some(step(app, *seen).await?);
     // A clock that was set back finds the same keys again, which does no harm.
     let now_ms = app.clock.now_ms();
-    for (org, user) in api_keys::expired(&app.store, *expired_until, now_ms).await? {
-        app.end_person(&org, &user);
+    for (org, user, key) in api_keys::expired(&app.store, *expired_until, now_ms).await? {
+        app.end_key(&org, &user, &key);
     }
     *expired_until = now_ms;
     Ok(())
@@ -56,7 +56,10 @@ async fn step(app: &AppState, seen: Option<i64>) -> Result<i64, StoreError> {
                 app.end_device(&note.org, &device);
             }
         } else if let Ok(user) = UserName::new(&note.name) {
-            app.end_person(&note.org, &user);
+            match &note.key {
+                Some(key) => app.end_key(&note.org, &user, key),
+                None => app.end_person(&note.org, &user),
+            }
         }
     }
     Ok(seen)

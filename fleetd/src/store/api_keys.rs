@@ -95,16 +95,21 @@ pub fn revoke(id: &str, now_ms: i64) -> Statement {
     Statement::new(sql, values![id, now_ms]).expect_rows(1)
 }
 
-/// The owners of keys that have expired after `from` and until `to`, ms since 1970.
+/// The keys that have expired after `from` and until `to`, ms since 1970: whose they are, and their ids.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn expired(store: &Store, from: i64, to: i64) -> Result<Vec<(OrgSlug, UserName)>, StoreError> {
-    let sql = "SELECT DISTINCT o.slug, u.username FROM api_keys k JOIN users u ON u.id = k.user_id \
+pub async fn expired(
+    store: &Store,
+    from: i64,
+    to: i64,
+) -> Result<Vec<(OrgSlug, UserName, String)>, StoreError> {
+    let sql = "SELECT o.slug, u.username, k.id FROM api_keys k JOIN users u ON u.id = k.user_id \
                JOIN organizations o ON o.id = u.org_id WHERE k.expires_at > ?1 AND k.expires_at <= ?2 \
                AND k.revoked_at IS NULL";
     let rows = store.lookup(sql, values![from, to]).await?;
-    rows.iter().map(|row| Ok((parse_column(row, "slug")?, parse_column(row, "username")?))).collect()
+    let read = |row: &Row| Ok((parse_column(row, "slug")?, parse_column(row, "username")?, row.text("id")?));
+    rows.iter().map(read).collect()
 }
 
 fn read(row: &Row) -> Result<ApiKey, StoreError> {

@@ -75,6 +75,15 @@ pub fn use_refresh_token(id: &str, now_ms: i64) -> Statement {
     .expect_rows(1)
 }
 
+/// Whether a login has not been ended.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn family_lives(store: &Store, family_id: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 AS there FROM refresh_tokens WHERE family_id = ?1 LIMIT 1";
+    Ok(store.lookup_one(sql, values![family_id]).await?.is_some())
+}
+
 /// Ends every token that descends from one login.
 #[must_use]
 pub fn end_family(family_id: &str) -> Statement {

@@ -21,6 +21,8 @@ pub struct Revocation {
     pub is_device: bool,
     /// Its name in the organisation.
     pub name: String,
+    /// The API key with which the connections were made; else all of them.
+    pub key: Option<String>,
     /// The process that wrote it.
     pub source: String,
 }
@@ -29,6 +31,13 @@ pub struct Revocation {
 #[must_use]
 pub fn device(org: &OrgId, name: &str, source: &str, now_ms: i64) -> [Statement; 2] {
     note(org, "device", name, source, now_ms)
+}
+
+/// Notes that a person's connections that were made with one API key must end, and drops old notes.
+#[must_use]
+pub fn key(org: &OrgId, name: &str, key: &str, source: &str, now_ms: i64) -> [Statement; 2] {
+    // No name has a slash.
+    note(org, "person", &format!("{name}/{key}"), source, now_ms)
 }
 
 /// Notes that a person's connections must end, and drops old notes.
@@ -67,11 +76,17 @@ pub async fn after(store: &Store, id: i64) -> Result<Vec<Revocation>, StoreError
 }
 
 fn read(row: &Row) -> Result<Revocation, StoreError> {
+    let whose = row.text("name")?;
+    let (name, key) = match whose.split_once('/') {
+        Some((name, key)) => (name.to_owned(), Some(key.to_owned())),
+        None => (whose, None),
+    };
     Ok(Revocation {
         id: row.int("id")?,
         org: parse_column(row, "org")?,
         is_device: row.text("kind")? == "device",
-        name: row.text("name")?,
+        name,
+        key,
         source: row.text("source")?,
     })
 }

@@ -36,6 +36,10 @@ impl LiveConnections for Ended {
         self.0.lock().unwrap().push(who.to_string());
         1
     }
+    fn end_with(&self, who: &PrincipalKey, key: &str) -> usize {
+        self.0.lock().unwrap().push(format!("{who} with {key}"));
+        1
+    }
     fn device_connected(&self, _: &OrgSlug, _: &DeviceId) -> bool {
         false
     }

@@ -29,9 +29,15 @@ impl Authenticator for ByPassword {
                     org,
                     device: DeviceId::new(name).map_err(|_| Refusal::BadCredentials)?,
                 },
-                Some("viewer") => Principal::Person { org, user: user()?, role: Role::Viewer },
-                Some("operator") => Principal::Person { org, user: user()?, role: Role::Operator },
-                Some("admin") => Principal::Person { org, user: user()?, role: Role::Admin },
+                Some("viewer") => {
+                    Principal::Person { org, user: user()?, role: Role::Viewer, credential: None }
+                }
+                Some("operator") => {
+                    Principal::Person { org, user: user()?, role: Role::Operator, credential: None }
+                }
+                Some("admin") => {
+                    Principal::Person { org, user: user()?, role: Role::Admin, credential: None }
+                }
                 Some("service") => Principal::Service { name: name.to_owned() },
                 _ => return Err(Refusal::BadCredentials),
             })

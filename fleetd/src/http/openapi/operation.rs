@@ -229,6 +229,9 @@ impl Operation {
             Access::Open => (None, json!([])),
             Access::Handler(_) => (self.action, self.security.take().unwrap_or_else(|| json!([]))),
             Access::Needs(action) => (Some(action), schemes(action)),
+            Access::NeedsOrHeader(action, _) => {
+                (Some(action), self.security.take().unwrap_or_else(|| schemes(action)))
+            }
         };
         if !matches!(access, Access::Open) {
             self = self.refuses(&[400, 401, 403, 429]);

@@ -27,6 +27,10 @@ impl LiveConnections for Line {
         0
     }
 
+    fn end_with(&self, _: &PrincipalKey, _: &str) -> usize {
+        0
+    }
+
     fn device_connected(&self, _: &OrgSlug, device: &DeviceId) -> bool {
         device.as_str() != "gone"
     }
