@@ -33,7 +33,8 @@ test: setup fmt lint ## format check, lints and all tests but the slow ones
 test-all: test test-api test-attack deny fuzz test-systemd test-vm ## everything
 
 .PHONY: test-api
-test-api: setup ## requests generated from the OpenAPI document against a real server, as everybody and nobody: SEED=1 FACTOR=1
+test-api: ## requests generated from the OpenAPI document against a real server, as everybody and nobody: SEED=1 FACTOR=1
+	@scripts/setup.sh api
 	cargo build --locked -p fleetd --bin fleetd
 	@SEED='$(SEED)' FACTOR='$(FACTOR)' scripts/test-api.sh
 

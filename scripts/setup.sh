@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a task needs and does not have: `setup.sh build|demo|test|bench|system`. May be run any number of times; asks for
+# Installs what a task needs and does not have: `setup.sh build|demo|test|api|bench|system`. May be run any number of times; asks for
 # root only if a Debian package is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +17,7 @@ wanted=(cc:gcc /usr/include/stdio.h:libc6-dev make:make pkg-config:pkg-config /u
 case $task in
 build) ;;
 demo) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients) ;;
-test) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients openssl:openssl python3:python3 shellcheck:shellcheck) ;;
+test | api) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients openssl:openssl python3:python3 shellcheck:shellcheck) ;;
 bench) wanted+=(/usr/sbin/mosquitto:mosquitto) ;;
 system)
     wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients strip:binutils systemd-nspawn:systemd-container
@@ -25,7 +25,7 @@ system)
     # The virtual machine is an x86-64 one with this machine's own binaries.
     [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86_64:qemu-system-x86)
     ;;
-*) say "unknown task '$task': use build, demo, test, bench or system"; exit 2 ;;
+*) say "unknown task '$task': use build, demo, test, api, bench or system"; exit 2 ;;
 esac
 
 missing=()
@@ -37,7 +37,7 @@ for entry in "${wanted[@]}"; do
     esac
 done
 # Debian's python3 has no venv of its own; where there is no python3 yet, it will be Debian's.
-if [ "$task" = test ] && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+if [[ $task = test || $task = api ]] && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
     missing+=(python3-venv)
 fi
 
@@ -61,9 +61,14 @@ fi
 
 # The launchers in a venv hold its path: one that was copied from elsewhere would install there. So pip and programs run as modules.
 python=target/venv/bin/python
-if [ "$task" = test ] && ! "$python" -c 'import paho.mqtt, schemathesis' 2>/dev/null; then
-    say "installing Python's paho-mqtt and schemathesis into target/venv"
+case $task in
+test) module=paho.mqtt.client package=paho-mqtt==2.1.0 ;;
+api) module=schemathesis package=schemathesis==4.32.5 ;;
+*) exit 0 ;;
+esac
+if ! "$python" -c "import $module" 2>/dev/null; then
+    say "installing Python's $package into target/venv"
     mkdir -p target
     python3 -m venv target/venv
-    "$python" -m pip install --quiet --disable-pip-version-check 'paho-mqtt==2.1.0' 'schemathesis==4.32.5'
+    "$python" -m pip install --quiet --disable-pip-version-check "$package"
 fi
