@@ -7,6 +7,7 @@ logs=$1 output=${2:-}
 
 planted='correct horse battery|a tractor under quiet lamps|a wrong password of somebody'
 session='eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.'
+# shellcheck disable=SC2016 # a dollar, not a variable
 hash='\$argon2id?\$'
 token='(^|[^0-9a-f])[0-9a-f]{64}([^0-9a-f]|$)'
 
