@@ -97,7 +97,7 @@ fn a_service_account_gets_a_key_that_is_limited_listed_and_taken_back() {
     assert!(run(&server, "api-key list").contains("devices:read"));
     run(&server, &format!("api-key revoke {}", row["id"].as_str().unwrap()));
     server.get("/api/v1/devices").bearer(key).send().is_problem(401);
-    wait_for_end_of(&server, "user default/robot");
+    wait_for_end_of(&server, &format!("user default/robot with {}", row["id"].as_str().unwrap()));
     let own = run(&server, "api-key add --user anna@example.org --name laptop");
     assert_eq!(server.get("/api/v1/users").bearer(own.trim()).send().status, 200);
     let unknown =

@@ -61,8 +61,10 @@ fn a_bad_variable_is_named_and_a_secret_in_it_is_not_shown() {
     assert!(bad.starts_with("environment variable FLEET_HEARTBEAT_TIMEOUT_SECONDS"), "{bad}");
     let short = with_variable("FLEET_JWT_SECRET", "hunter2").unwrap_err();
     assert!(short.contains("FLEET_JWT_SECRET") && !short.contains("hunter2"), "{short}");
-    let tls = with_variable("FLEET_MQTTS_LISTEN", "0.0.0.0:8883").unwrap_err();
-    assert!(tls.contains("does not have it"), "{tls}");
+    let broker = with_variable("FLEET_BROKER_URL", "mqtts://cluster").unwrap_err();
+    assert!(broker.contains("has its own broker alone"), "{broker}");
+    let half = with_variable("FLEET_TLS_CERT", "/etc/x.pem").unwrap_err();
+    assert!(half.contains("FLEET_TLS_KEY"), "{half}");
 }
 
 #[test]

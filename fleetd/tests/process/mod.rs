@@ -61,7 +61,8 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 /// A running server; killed when dropped.
 pub struct Server {
     child: Child,
-    log: std::path::PathBuf,
+    /// Kept open: the folder may be gone before the server.
+    log: std::fs::File,
     pub http: SocketAddr,
     pub mqtt: SocketAddr,
 }
@@ -76,6 +77,7 @@ impl Server {
         let _ = std::fs::remove_file(&addresses);
         let log = data.join("log");
         let errors = std::fs::File::create(&log).unwrap();
+        let log = std::fs::File::open(log).unwrap();
         let mut child =
             fleetd(data).envs(variables.iter().copied()).arg("serve").stderr(errors).spawn().unwrap();
         let found: Value = eventually("addresses.json", || {
@@ -134,7 +136,8 @@ impl Drop for Server {
         // `make test` looks through what the server has logged for secrets: scripts/check-secrets.sh.
         if let Some(folder) = std::env::var_os("FLEET_TEST_LOGS") {
             let name = format!("fleetd-{}.log", self.child.id());
-            std::fs::copy(&self.log, Path::new(&folder).join(name)).unwrap();
+            let mut kept = std::fs::File::create(Path::new(&folder).join(name)).unwrap();
+            std::io::copy(&mut self.log, &mut kept).unwrap();
         }
     }
 }
