@@ -90,7 +90,7 @@ fn measure(context: &Context) -> Result<Section> {
 
 const WHY_NOT: &str = "Two commits lie in it one after the other, and each is more than the probe: it writes 7 to 16 pages of 4 KiB (a new command is in three \
      tables and a dozen of their indexes), which takes as long as an fdatasync, and then waits for one of 60 KiB where the probe's is of 4. On a \
-     memory file system, where a commit waits for nothing, the same way takes 1.15 ms. That is some fifteen hand-overs between threads and processes \
+     memory file system, where a commit waits for nothing, the same way takes 1.17 ms. That is some fifteen hand-overs between threads and processes \
      (server, its writer, the router, the device, the client), and the server's work between them, which is long in no one place: sampled, its \
      processor time goes to switches between threads (30 %), SQLite (18 %), files and sockets (10 %), memory (9 %) and everything else. Beside the \
      load each of the two waits for the commit that is under way when it comes. What would help next: fewer pages for a new command, and fewer \

@@ -66,8 +66,8 @@ fn measure(context: &Context) -> Result<Section> {
 }
 
 const WHY_NOT: &str = "Most of it is the price of waking up, which depends on the machine's mood more than on the agent: while others kept both processors busy, so \
-     that they never slept, it took 2.3 to 3.1 ms a minute in ten runs, and the floor 1.4 to 1.8; on the machine at rest 14. What the agent adds to the \
-     floor is some 0.6 of it. Of the agent's own code 0.6 million instructions run a minute, a third of them where `/proc/stat` and `/proc/meminfo` are \
+     that they never slept, it took 2.3 to 3.1 ms a minute in ten runs, and the floor 1.4 to 1.8; on the machine at rest 6 and 3, and in an earlier \
+     run 14. So 3 ms is what the floor alone takes here; what the agent adds to it is between 0.6 and 1.0 of it. Of the agent's own code 0.6 million instructions run a minute, a third of them where `/proc/stat` and `/proc/meminfo` are \
      taken apart; two thirds of its time are the kernel's. It waits and wakes up 32 times a minute, the floor 26 times: 11 times for the \
      application, 10 for two commits, 9 in the event loop with the link, 2 for the machine's figures. A heartbeat goes through three threads, so \
      that a disk that hangs holds up neither the loop, which feeds the watchdog, nor the link. Tried without a gain that could be measured: one thread \
