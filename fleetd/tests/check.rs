@@ -43,7 +43,7 @@ fn a_sound_installation_has_no_error_beside_its_running_server_and_without_it() 
     assert_eq!(status, Some(0), "{findings:#?}");
     has(&findings, "ok", "server", "running and ready");
     has(&findings, "ok", "database", "schema");
-    has(&findings, "ok", "accounts", "1 active admins");
+    has(&findings, "ok", "accounts", "active admins: 1");
     assert!(findings.iter().all(|[level, ..]| level != "error"));
     assert!(server.terminate());
     let (status, findings, _) = check(data.path(), &[], &["--thorough"]);

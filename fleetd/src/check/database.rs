@@ -47,12 +47,12 @@ fn people(contents: &Contents) -> Finding {
         admins if contents.first_passwords > 0 => Finding::warning(
             "accounts",
             format!(
-                "{admins} active admins; {} passwords were given and not changed yet",
+                "active admins: {admins}; passwords that were given and not changed yet: {}",
                 contents.first_passwords
             ),
             "have them changed: at the next sign-in the dashboard asks for it",
         ),
-        admins => Finding::ok("accounts", format!("{admins} active admins")),
+        admins => Finding::ok("accounts", format!("active admins: {admins}")),
     }
 }
 

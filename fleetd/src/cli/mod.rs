@@ -92,11 +92,18 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has gone (`| head`).
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("fleetd: {}", error_chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &Failure) -> bool {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    kind == Some(io::ErrorKind::BrokenPipe)
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
