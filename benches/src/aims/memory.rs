@@ -11,6 +11,7 @@ use crate::{
         device::Client,
         heartbeat,
         numbers::{now_ms, status_mb},
+        tls,
     },
     outcome::{Failure, Outcome},
     report::{Section, Verdict},
@@ -18,6 +19,8 @@ use crate::{
 
 /// Idle devices, and the MB that the server may have resident with them.
 const STEPS: [(usize, f64); 2] = [(1_000, 16.0), (10_000, 64.0)];
+/// What an idle device's connection over TLS may cost, in kB of heap.
+const TLS_KB: f64 = 30.0;
 /// Devices that connect at the same time.
 const AT_ONCE: usize = 8;
 
@@ -48,6 +51,14 @@ fn measure(context: &Context) -> Result<Section> {
     }
     drop(clients);
     fleet.stop()?;
+    let tls_kb =
+        tls::connection_kb(&context.scratch, &context.bin_dir, if context.quick { 200 } else { 2_000 })?;
+    verdicts.push(Verdict {
+        claim: "a connection with TLS".to_owned(),
+        aim: format!("{TLS_KB} kB"),
+        got: format!("{tls_kb:.1} kB"),
+        met: tls_kb <= TLS_KB,
+    });
     let agent = agent::figures(context)?;
     rows.push(row("agent".to_owned(), &Memory { rss: agent.rss_mb, anon: agent.anon_mb }));
     let floor = Memory { rss: agent.floor_rss_mb, anon: agent.floor_anon_mb };
@@ -60,7 +71,7 @@ fn measure(context: &Context) -> Result<Section> {
             met: got <= allowed,
         });
     }
-    let mut intro = "Plain connections. Each device has connected, subscribed, given birth, sent one heartbeat and got its \
+    let mut intro = "Plain connections, but where it says TLS. Each device has connected, subscribed, given birth, sent one heartbeat and got its \
                      acknowledgement; then all are silent for some seconds. The server runs with `MALLOC_ARENA_MAX=2`, as its \
                      unit has it. The agent is the `device` build after minutes of heartbeats every 30 s, with an application that \
                      it looks at. Resident is `VmRSS`, with the pages of the program's and the libraries' files, which the \

@@ -7,6 +7,7 @@ pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod numbers;
 mod server;
+pub(crate) mod tls;
 
 use std::error::Error;
 

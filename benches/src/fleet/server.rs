@@ -146,6 +146,27 @@ impl Fleet {
         Ok(())
     }
 
+    /// Makes an authority and a certificate for `localhost`, and returns the authority's.
+    pub(crate) fn make_authority(&self) -> Result<PathBuf> {
+        let data = self.folder.join("data");
+        let mut command = Command::new(&self.program);
+        command
+            .args(["tls", "init", "--name", "localhost"])
+            .env("FLEET_DATA_DIR", &data)
+            .stdout(Stdio::null());
+        if !command.status()?.success() {
+            return Err("fleetd tls init has failed".into());
+        }
+        Ok(data.join("tls/ca.pem"))
+    }
+
+    /// Where it serves MQTT over TLS.
+    pub(crate) fn mqtts(&self) -> Result<SocketAddr> {
+        let text = fs::read(self.folder.join("data/addresses.json"))?;
+        let told = serde_json::from_slice::<serde_json::Value>(&text)?;
+        Ok(told["mqtts"].as_str().ok_or("fleetd does not serve MQTT over TLS")?.parse()?)
+    }
+
     /// The process.
     pub(crate) fn pid(&self) -> Result<u32> {
         self.child.as_ref().map(Child::id).ok_or_else(|| "fleetd does not run".into())
