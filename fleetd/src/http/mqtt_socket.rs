@@ -26,8 +26,9 @@ use crate::app::AppState;
 const PATH: &str = "/mqtt";
 /// The name that a client has to ask for (MQTT-6.0.0-3, MQTT-6.0.0-4).
 const PROTOCOL: &str = "mqtt";
-/// Most bytes of a frame and of a message in frames: more than the largest packet.
-const MESSAGE_MAX_BYTES: usize = 512 * 1024;
+/// Most bytes of a frame and of a message in frames: the largest packet (`Limits::packet_bytes`) and its header. A frame is
+/// gathered whole, also of somebody who has not logged in yet.
+const MESSAGE_MAX_BYTES: usize = 300 * 1024 + 16;
 /// Memory that each connection keeps to read with, in bytes; longer frames get more as they come.
 const READ_BYTES: usize = 4 * 1024;
 
