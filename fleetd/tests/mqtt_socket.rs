@@ -3,6 +3,7 @@
 
 mod process;
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -104,6 +105,42 @@ fn a_frame_larger_than_any_packet_ends_the_connection_and_the_server_lives() {
     let _ = socket.send(Message::binary(vec![0; 2 << 20]));
     assert_eq!(next(&mut socket), None);
     assert!(open(&server, Some("mqtt")).is_ok());
+}
+
+#[test]
+fn before_the_log_in_no_more_is_taken_than_a_log_in_has_and_after_it_large_packets_come_through() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path());
+    // A frame that says that it is long, and brings much of it: the rest stays with the client, until its time is over.
+    let socket = open(&server, Some("mqtt")).unwrap();
+    let mut stream = socket.into_inner();
+    stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let head = [&[0x82, 0x80 | 127][..], &290_000_u64.to_be_bytes(), &[0; 4]].concat();
+    stream.write_all(&head).unwrap();
+    // The system's own buffers take some of it.
+    let _ = stream.write_all(&vec![0; 290_000 - 1]);
+    let began = std::time::Instant::now();
+    assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0, "it is closed without an answer");
+    assert!(began.elapsed() > Duration::from_secs(5), "it was waited for: {:?}", began.elapsed());
+
+    let mut socket = open(&server, Some("mqtt")).unwrap();
+    socket.send(Message::binary(connect_packet())).unwrap();
+    assert_eq!(next(&mut socket).unwrap(), [0x20, 2, 0, 0]);
+    let topic = b"fleet/v1/default/operator/admin/command";
+    let payload = vec![b' '; 250_000];
+    let body =
+        [&u16::try_from(topic.len()).unwrap().to_be_bytes()[..], topic, &1_u16.to_be_bytes(), &payload]
+            .concat();
+    let mut len = body.len();
+    let mut packet = vec![0x32];
+    while len >= 128 {
+        packet.push(u8::try_from(len % 128).unwrap() | 128);
+        len /= 128;
+    }
+    packet.push(u8::try_from(len).unwrap());
+    packet.extend(body);
+    socket.send(Message::binary(packet)).unwrap();
+    assert_eq!(next(&mut socket).unwrap(), [0x40, 2, 0, 1]);
 }
 
 #[test]

@@ -3,15 +3,21 @@
 use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 
 use broker::{Broker, Transport};
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::header::{SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
@@ -29,6 +35,9 @@ const PROTOCOL: &str = "mqtt";
 /// Most bytes of a frame and of a message in frames: the largest packet (`Limits::packet_bytes`) and its header. A frame is
 /// gathered whole, also of somebody who has not logged in yet.
 const MESSAGE_MAX_BYTES: usize = 300 * 1024 + 16;
+/// Most bytes that are read before the broker has answered the log-in: its own bound (`Limits::connect_bytes`), and the heads of
+/// frames. What comes beyond that waits in the client's socket.
+const EARLY_MAX_BYTES: usize = (64 + 4) * 1024;
 /// Memory that each connection keeps to read with, in bytes; longer frames get more as they come.
 const READ_BYTES: usize = 4 * 1024;
 
@@ -89,7 +98,8 @@ async fn serve(broker: Broker, upgraded: Upgraded, client: SocketAddr) {
         .max_message_size(Some(MESSAGE_MAX_BYTES))
         .max_frame_size(Some(MESSAGE_MAX_BYTES))
         .max_write_buffer_size(2 * MESSAGE_MAX_BYTES);
-    let io = TokioIo::new(upgraded);
+    let early = Arc::new(Early::default());
+    let io = EarlyBound { io: TokioIo::new(upgraded), left: EARLY_MAX_BYTES, early: early.clone() };
     let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
     let (sink, stream) = socket.split();
     let heard = stream.filter_map(|message| {
@@ -102,9 +112,73 @@ async fn serve(broker: Broker, upgraded: Upgraded, client: SocketAddr) {
             Err(error) => Some(Err(io::Error::other(error))),
         })
     });
-    let said = sink
-        .sink_map_err(io::Error::other)
-        .with(|bytes: Bytes| ready(Ok::<_, io::Error>(Message::Binary(bytes))));
+    let said = sink.sink_map_err(io::Error::other).with(move |bytes: Bytes| {
+        // What the broker says first is its answer to the log-in.
+        early.is_answered();
+        ready(Ok::<_, io::Error>(Message::Binary(bytes)))
+    });
     let io = tokio::io::join(StreamReader::new(heard), SinkWriter::new(CopyToBytes::new(said)));
     broker.serve_stream(Box::pin(io), client, Transport::WebSocket).await;
+}
+
+/// Whether the broker has said something.
+#[derive(Default)]
+struct Early {
+    answered: AtomicBool,
+    reader: AtomicWaker,
+}
+
+impl Early {
+    fn is_answered(&self) {
+        if !self.answered.swap(true, Ordering::AcqRel) {
+            self.reader.wake();
+        }
+    }
+}
+
+/// Frames are gathered whole before the broker sees any of them: until it has answered no more is read than a log-in has.
+struct EarlyBound<S> {
+    io: S,
+    left: usize,
+    early: Arc<Early>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for EarlyBound<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.early.answered.load(Ordering::Acquire) {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        if self.left == 0 {
+            self.early.reader.register(cx.waker());
+            if !self.early.answered.load(Ordering::Acquire) {
+                return Poll::Pending;
+            }
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let room = self.left.min(buf.remaining());
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut part))?;
+        let read = part.filled().len();
+        buf.advance(read);
+        self.left -= read;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for EarlyBound<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }
