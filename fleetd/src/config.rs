@@ -57,6 +57,8 @@ pub struct Config {
     pub database: PathBuf,
     /// The URL under which devices and people reach HTTP, without a slash at the end.
     pub public_url: Option<String>,
+    /// The URL under which devices reach MQTT over TLS, where that is not the listener of this server.
+    pub public_mqtts_url: Option<String>,
     /// Signs access tokens; `None`: made and kept in the data folder.
     pub jwt_secret: Option<Secret>,
     /// The first account, if it is not to be one that is made.
@@ -114,6 +116,7 @@ impl Config {
             database: data_dir.join("fleet.db"),
             data_dir,
             public_url: None,
+            public_mqtts_url: None,
             jwt_secret: None,
             admin: None,
             device_messages_per_second: 100,

@@ -16,7 +16,7 @@ pub use agent::Agent;
 pub use api::Api;
 pub use machine::Machine;
 pub use mosquitto::{Person, Results};
-pub use process::{Signal, free_port, program, wait_for};
+pub use process::{Process, Signal, free_port, program, wait_for};
 pub use proxy::{Direction, Flow, Proxy};
 pub use server::{ADMIN_EMAIL, ADMIN_PASSWORD, Server};
 pub use watcher::{Seen, Watcher};

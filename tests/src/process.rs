@@ -85,14 +85,14 @@ impl Folder {
 }
 
 /// A running program whose output goes to a file.
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
     /// Starts `command`; its output is appended to `log`. No variable of the caller's that configures ours is passed on.
-    pub(crate) fn start(command: &mut Command, log: &Path) -> Self {
+    pub fn start(command: &mut Command, log: &Path) -> Self {
         let open = || File::options().create(true).append(true).open(log).expect("a log in our own folder");
         let child = clean(command)
             .stdin(Stdio::null())

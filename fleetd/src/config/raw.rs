@@ -49,6 +49,7 @@ pub(super) const KEYS: &[Key] = &[
     key("FLEET_DATA_DIR", "data_dir", Kind::Text),
     key("FLEET_DATABASE_URL", "database_url", Kind::Text),
     key("FLEET_PUBLIC_URL", "public_url", Kind::Text),
+    key("FLEET_PUBLIC_MQTTS_URL", "public_mqtts_url", Kind::Text),
     key("FLEET_JWT_SECRET", "jwt_secret", Kind::Text),
     key("FLEET_ADMIN_EMAIL", "admin_email", Kind::Text),
     key("FLEET_ADMIN_PASSWORD", "admin_password", Kind::Text),
@@ -83,6 +84,7 @@ struct Raw {
     data_dir: Option<PathBuf>,
     database_url: Option<Database>,
     public_url: Option<WebUrl>,
+    public_mqtts_url: Option<MqttsUrl>,
     jwt_secret: Option<JwtSecret>,
     admin_email: Option<String>,
     admin_password: Option<Hidden>,
@@ -138,6 +140,13 @@ from_text! {
                 Ok(text.trim_end_matches('/').to_owned())
             }
             _ => Err("expected a URL such as https://fleet.example.org"),
+        }
+    };
+    MqttsUrl(String) = |text| {
+        let is_authority = |rest: &str| !rest.is_empty() && !rest.contains(['/', '@', '?', '#', ' ', '\t']);
+        match text.strip_prefix("mqtts://").map(|rest| rest.trim_end_matches('/')) {
+            Some(rest) if is_authority(rest) => Ok(format!("mqtts://{rest}")),
+            _ => Err("expected a URL such as mqtts://fleet.example.org:8883"),
         }
     };
     JwtSecret(Secret) = |text| {
@@ -228,6 +237,7 @@ impl Raw {
             database: self.database_url.and_then(|url| url.0).unwrap_or(default.database),
             data_dir: default.data_dir,
             public_url: self.public_url.map(|url| url.0),
+            public_mqtts_url: self.public_mqtts_url.map(|url| url.0),
             jwt_secret: self.jwt_secret.map(|secret| secret.0),
             admin,
             device_messages_per_second: self

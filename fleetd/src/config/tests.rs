@@ -80,6 +80,17 @@ fn an_empty_mqtt_address_switches_plain_mqtt_off() {
 }
 
 #[test]
+fn the_public_address_of_mqtt_is_an_mqtts_url_without_path_or_credentials() {
+    let config = with_variable("FLEET_PUBLIC_MQTTS_URL", "mqtts://fleet.example.org:8883/").unwrap();
+    assert_eq!(config.public_mqtts_url.as_deref(), Some("mqtts://fleet.example.org:8883"));
+    for bad in ["mqtt://fleet", "mqtts://", "mqtts://a/b", "mqtts://me:secret@fleet", "https://fleet"] {
+        let environment = |asked: &str| (asked == "FLEET_PUBLIC_MQTTS_URL").then(|| bad.to_owned());
+        let error = Config::resolve(Path::new("x"), "", environment).unwrap_err().to_string();
+        assert!(error.contains("FLEET_PUBLIC_MQTTS_URL") && !error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
 fn a_first_admin_needs_an_address_and_may_go_without_a_password() {
     assert!(
         with_variable("FLEET_ADMIN_PASSWORD", "correct horse").unwrap_err().contains("FLEET_ADMIN_EMAIL")

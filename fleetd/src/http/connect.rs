@@ -19,7 +19,8 @@ pub(super) async fn connect(mut request: Request) -> Result<Response, Problem> {
     let (client, name) = (client(&request), server_name(&request));
     let url =
         |scheme, listen: Option<SocketAddr>| listen.and_then(|listen| url(scheme, listen, client, name));
-    if let Some(url) = url("mqtts", bound.mqtts.or(app.config.mqtts_listen)) {
+    let mqtts_listener = || url("mqtts", bound.mqtts.or(app.config.mqtts_listen));
+    if let Some(url) = app.config.public_mqtts_url.clone().or_else(mqtts_listener) {
         answer["mqtts_url"] = url.into();
     }
     let at_public = app.config.public_url.as_deref().and_then(|url| url.strip_prefix("https://"));
