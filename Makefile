@@ -57,6 +57,11 @@ test-vm: ## the agent in a virtual machine that reboots and loses its power; nee
 	@scripts/setup.sh system
 	@scripts/test-vm.sh
 
+.PHONY: test-fresh
+test-fresh: ## `make demo` and `make test` in a minimal Debian; needs root (asks sudo), half an hour and 20 GB
+	@scripts/setup.sh system
+	@scripts/test-fresh.sh
+
 .PHONY: test-docker
 test-docker: ## the Dockerfile and the Compose file, without Docker; needs root (asks sudo)
 	@scripts/setup.sh docker
