@@ -19,23 +19,17 @@ sysroot=$(rustc --print sysroot)
 if [ "$(id -u)" -ne 0 ]; then
     exec sudo --preserve-env "PATH=$PATH" "HOME=$HOME" "$0" "$@"
 fi
-if [ "${FLEET_OWN_MOUNTS:-}" != 1 ]; then
-    # Whatever is mounted below is seen by nobody else, and goes with the last process.
-    FLEET_OWN_MOUNTS=1 exec unshare --mount --propagation private "$0" "$@"
+if [ -z "${FRESH_WORK:-}" ]; then
+    FRESH_WORK=$(mktemp -d "${TMPDIR:-/var/tmp}/r58-test-fresh.XXXXXX")
+    export FRESH_WORK
+    # What is mounted in the folder is mounted for one child alone, and gone with it: what is removed here are never this machine's files.
+    trap 'rm -rf --one-file-system "$FRESH_WORK"' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    unshare --mount --propagation private --pid --fork --kill-child "$0" "$@"
+    exit
 fi
-
-work=$(mktemp -d "${TMPDIR:-/var/tmp}/r58-test-fresh.XXXXXX")
-root=$work/root
-clean_up() {
-    trap - EXIT
-    cd /
-    # Deepest first; --one-file-system is for what would not go.
-    awk -v root="$root/" 'index($2, root) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount --lazy || true
-    rm -rf --one-file-system "$work"
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+root=$FRESH_WORK/root
 
 say "a minimal $suite"
 mmdebstrap --quiet --variant=apt --include=git,make,ca-certificates "$suite" "$root"
@@ -55,9 +49,12 @@ share /dev
 # As a machine has it, not as this one may happen to have it.
 mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 # Rust, and where packages of every kind come from.
-share "$sysroot" ro
-share "${RUSTUP_HOME:-$HOME/.rustup}" ro
+rustup=${RUSTUP_HOME:-$HOME/.rustup}
+share "$rustup" ro
+[[ $sysroot = "$rustup"/* ]] || share "$sysroot" ro
 share "${CARGO_HOME:-$HOME/.cargo}"
+# mmdebstrap has left a list of its own.
+rm -f "$root/etc/apt/sources.list"
 for setting in /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/auth.conf.d /etc/apt/trusted.gpg.d /etc/pip.conf "$HOME/.config/pip" \
     "${PIP_FIND_LINKS:-}" /etc/ssl/certs /usr/share/ca-certificates /usr/local/share/ca-certificates; do
     [ -z "$setting" ] || share "$setting" ro
