@@ -102,3 +102,15 @@ fn a_disabled_person_is_out_within_a_second_although_another_process_did_it() {
         std::thread::sleep(Duration::from_millis(20));
     }
 }
+
+#[test]
+fn a_list_whose_reader_has_gone_ends_in_silence() {
+    let server = Server::start();
+    for list in [&["user", "list"][..], &["user", "list", "--json"], &["org", "list"], &["device", "list"]] {
+        let mut child = common::cli::command(&server, list).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{list:?}: {} {said}", output.status);
+    }
+}

@@ -113,8 +113,16 @@ fn a_device_behind_it_enrols_connects_by_websocket_and_stays() {
     let site = Site::start();
     let mut agent = Agent::unenrolled("studio-001");
     let authority = site.authority();
-    let arguments =
-        ["enroll", &site.url(""), "--key", "-", "--device-id", "studio-001", "--ca", authority.to_str().unwrap()];
+    let arguments = [
+        "enroll",
+        &site.url(""),
+        "--key",
+        "-",
+        "--device-id",
+        "studio-001",
+        "--ca",
+        authority.to_str().unwrap(),
+    ];
     let output = agent.run(&arguments, &site.server.enrollment_key());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     agent.start();
@@ -130,7 +138,8 @@ fn the_address_in_the_audit_log_is_the_one_that_nginx_saw_whatever_the_client_cl
     let wrong = format!(r#"{{"email": "{ADMIN_EMAIL}", "password": "not the password"}}"#);
     let claim = "X-Forwarded-For: 203.0.113.9";
     let url = format!("https://localhost:{}/api/v1/auth/login", site.https);
-    let call = ["--interface", "127.0.0.2", "-H", claim, "-H", "Content-Type: application/json", "-d", &wrong, &url];
+    let call =
+        ["--interface", "127.0.0.2", "-H", claim, "-H", "Content-Type: application/json", "-d", &wrong, &url];
     let answer = site.curl(&call);
     assert!(String::from_utf8_lossy(&answer.stdout).contains("401"), "{answer:?}");
     let log = site.server.api().get("/audit").to_string();

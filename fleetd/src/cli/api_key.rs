@@ -109,7 +109,7 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
                     ]
                 })
                 .collect();
-            print_table(&["ID", "KEY", "OWNER", "SCOPES", "EXPIRES", "LAST USED", "NAME"], &rows);
+            print_table(&["ID", "KEY", "OWNER", "SCOPES", "EXPIRES", "LAST USED", "NAME"], &rows)?;
         }
         Command::Revoke { id, org } => {
             let key = with_desk(config, async move |desk: Desk<'_>| {

@@ -173,7 +173,7 @@ fn list(arguments: List, config: &Config) -> Result<(), Failure> {
     })?;
     if format.is_none() {
         let rows: Vec<_> = entries.iter().map(row).collect();
-        print_table(&["NUMBER", "AT", "ORG", "ACTOR", "ACTION", "RESOURCE", "OUTCOME", "FROM"], &rows);
+        print_table(&["NUMBER", "AT", "ORG", "ACTOR", "ACTION", "RESOURCE", "OUTCOME", "FROM"], &rows)?;
     }
     Ok(())
 }

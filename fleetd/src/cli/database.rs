@@ -1,6 +1,7 @@
 //! What the commands that change the database share. They work beside a running server.
 
 use std::future::Future;
+use std::io::{self, Write as _};
 
 use super::Failure;
 use serde::Serialize;
@@ -40,7 +41,7 @@ pub(super) fn with_desk<T>(
 
 /// Prints rows as JSON, for programs.
 pub(super) fn print_json(rows: &impl Serialize) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(rows)?);
+    writeln!(io::stdout(), "{}", serde_json::to_string_pretty(rows)?)?;
     Ok(())
 }
 
@@ -57,15 +58,17 @@ fn explain(error: Error) -> Failure {
 }
 
 /// Prints rows under a heading, in columns. Control characters become `?`: names come from other people.
-pub(super) fn print_table(heading: &[&str], rows: &[Vec<String>]) {
+pub(super) fn print_table(heading: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
     let clean = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
     let mut lines: Vec<Vec<String>> = vec![heading.iter().map(|&text| text.to_owned()).collect()];
     lines.extend(rows.iter().map(|row| row.iter().map(|text| clean(text)).collect()));
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..heading.len()).map(width).collect();
+    let mut stdout = io::stdout().lock();
     for line in &lines {
         let padded: Vec<String> =
             line.iter().zip(&widths).map(|(text, &width)| format!("{text:width$}")).collect();
-        println!("{}", padded.join("  ").trim_end());
+        writeln!(stdout, "{}", padded.join("  ").trim_end())?;
     }
+    Ok(())
 }

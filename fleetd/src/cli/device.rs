@@ -140,7 +140,7 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
                     ]
                 })
                 .collect();
-            print_table(&["DEVICE", "STATUS", "LAST HEARTBEAT", "VERSION", "NAME"], &rows);
+            print_table(&["DEVICE", "STATUS", "LAST HEARTBEAT", "VERSION", "NAME"], &rows)?;
         }
     }
     Ok(())

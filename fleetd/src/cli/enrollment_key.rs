@@ -81,7 +81,7 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
                     ]
                 })
                 .collect();
-            print_table(&["ID", "KEY", "USES", "EXPIRES", "APPROVED"], &rows);
+            print_table(&["ID", "KEY", "USES", "EXPIRES", "APPROVED"], &rows)?;
         }
         Command::Revoke { id, org } => {
             let key = with_desk(config, async move |desk: Desk<'_>| {

@@ -43,7 +43,7 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
                 return print_json(&found);
             }
             let rows: Vec<_> = found.iter().map(|org| vec![org.slug.to_string(), org.name.clone()]).collect();
-            print_table(&["SLUG", "NAME"], &rows);
+            print_table(&["SLUG", "NAME"], &rows)?;
         }
     }
     Ok(())

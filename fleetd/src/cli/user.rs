@@ -172,5 +172,4 @@ pub(super) fn list(config: &Config, kind: Kind, org: Option<OrgSlug>, json: bool
         }
         Kind::Service => print_table(&["ORG", "USERNAME", "ROLE", "STATE", "NAME"], &rows),
     }
-    Ok(())
 }

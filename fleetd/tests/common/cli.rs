@@ -5,17 +5,22 @@ use std::process::{Command, Output, Stdio};
 
 use super::{PASSWORD, Server};
 
-/// Runs the program on the data of a running server.
-pub fn fleetd(server: &Server, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fleetd"))
+/// The program on the data of a running server, its output piped.
+pub fn command(server: &Server, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fleetd"));
+    command
         .args(arguments)
         .env_clear()
         .env("FLEET_DATA_DIR", server.folder.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Runs it to its end.
+pub fn fleetd(server: &Server, arguments: &[&str], input: &str) -> Output {
+    let mut child = command(server, arguments).spawn().unwrap();
     // A command that reads nothing may be gone already.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
