@@ -20,7 +20,7 @@ use std::time::Duration;
 use ::broker::credentials::authenticator::FileAuthenticator;
 use ::broker::credentials::{Credentials, Sha256Hash};
 use ::broker::plaintext::PlaintextPolicy;
-use ::broker::{Broker, Limits, QoS, ServicePublisher, ServiceSubscriber, Transport};
+use ::broker::{Broker, Limits, Origin, QoS, ServicePublisher, ServiceSubscriber, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::Runtime;
 use wire::{Connect, Version};
@@ -91,7 +91,7 @@ impl Harness {
             let (mut client, server) = tokio::io::duplex(1 << 16);
             let peer = ([127, 0, 0, 1], 1883).into();
             let gate = broker.clone();
-            let serving = tokio::spawn(async move { gate.serve_stream(server, peer, Transport::Tcp).await });
+            let serving = tokio::spawn(async move { gate.serve_stream(server, Origin::new(peer, Transport::Tcp)).await });
             let mut said = Vec::new();
             if login != Login::Nobody {
                 begin(&mut client, &mut said, login, version, publisher).await;

@@ -52,7 +52,7 @@ pub fn publish(principal: &Principal, topic: &str, retain: bool) -> PublishDecis
     let known = topic.parse::<Topic>().ok();
     let allowed = match principal {
         Principal::Service { .. } => true,
-        Principal::Device { org, device } => match &known {
+        Principal::Device { org, device, .. } => match &known {
             Some(Topic::Device { org: of, device: from, .. }) => of == org && from == device,
             Some(_) => false,
             None if in_subtree(topic, &device_subtree(org, device)) => {
@@ -96,7 +96,7 @@ fn readable(principal: &Principal) -> Vec<String> {
     let mut filters = vec![SERVER_FILTER.to_owned()];
     match principal {
         Principal::Service { .. } => filters.push("#".to_owned()),
-        Principal::Device { org, device } => {
+        Principal::Device { org, device, .. } => {
             filters.extend([Downlink::Command, Downlink::Desired, Downlink::Ack].map(|downlink| {
                 Topic::ToDevice { org: org.clone(), device: device.clone(), downlink }.to_string()
             }));

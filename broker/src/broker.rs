@@ -18,11 +18,11 @@ use crate::gate::Gate;
 use crate::limits::Limits;
 use crate::listen;
 use crate::log_pace::LogPace;
-use crate::principal::{Authenticator, PrincipalKey, Transport};
+use crate::principal::{Authenticator, Origin, PrincipalKey, Transport};
 use crate::registry::{ConnectionInfo, Kick};
 use crate::router::{RouterGone, lock};
 use crate::service::{self, ServicePublisher, ServiceSubscriber};
-use crate::tls::TlsServerStream;
+use crate::tls::{PeerCertificate, TlsServerStream};
 
 /// How long [`Broker::shutdown`] waits for connections to end.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(5);
@@ -82,16 +82,25 @@ impl Broker {
 
     /// Accepts MQTT over plain TCP until [`Broker::shutdown`].
     pub async fn serve(&self, listener: TcpListener) {
-        self.accept(listener, Transport::Tcp, |stream| stream).await;
+        self.accept(listener, Transport::Tcp, |stream| (stream, PeerCertificate::default())).await;
     }
 
     /// Accepts MQTT over TLS until [`Broker::shutdown`].
     pub async fn serve_tls(&self, listener: TcpListener, config: Arc<ServerConfig>) {
-        self.accept(listener, Transport::Tls, |stream| TlsServerStream::new(stream, config.clone())).await;
+        let wrap = |stream| {
+            let stream = TlsServerStream::new(stream, config.clone());
+            let certificate = stream.peer_certificate();
+            (stream, certificate)
+        };
+        self.accept(listener, Transport::Tls, wrap).await;
     }
 
-    async fn accept<S>(&self, listener: TcpListener, transport: Transport, wrap: impl Fn(TcpStream) -> S)
-    where
+    async fn accept<S>(
+        &self,
+        listener: TcpListener,
+        transport: Transport,
+        wrap: impl Fn(TcpStream) -> (S, PeerCertificate),
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut stopping = self.gate.stopping.subscribe();
@@ -110,7 +119,9 @@ impl Broker {
                         tracing::debug!(%peer, %error, "the connection was reset at once");
                         continue;
                     }
-                    tokio::spawn(connection::run(self.gate.clone(), wrap(stream), peer, transport));
+                    let (stream, certificate) = wrap(stream);
+                    let from = Origin { peer, transport, certificate };
+                    tokio::spawn(connection::run(self.gate.clone(), stream, from));
                     accepted_count = accepted_count.wrapping_add(1);
                     if accepted_count.is_multiple_of(32) {
                         // Those that make room for them get their turn to close.
@@ -134,12 +145,12 @@ impl Broker {
         }
     }
 
-    /// Serves one connection over any stream (TLS, WebSocket, a test's pipe) until it ends.
-    pub async fn serve_stream<S>(&self, io: S, peer: SocketAddr, transport: Transport)
+    /// Serves one connection over any stream (WebSocket, a test's pipe) until it ends.
+    pub async fn serve_stream<S>(&self, io: S, from: Origin)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        connection::run(self.gate.clone(), io, peer, transport).await;
+        connection::run(self.gate.clone(), io, from).await;
     }
 
     /// Makes an in-process link for a part of the server, which may publish and receive everything. Messages that were

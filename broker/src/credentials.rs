@@ -199,7 +199,7 @@ impl Credentials {
         };
         for RawDevice { org, id, token_sha256 } in raw.device {
             let login = format!("{org}/{id}");
-            let principal = Principal::Device { org, device: id };
+            let principal = Principal::Device { org, device: id, credential: None };
             add(vec![login], Account { principal, token_sha256: Some(token_sha256), password: None })?;
         }
         for RawPerson { org, user, role, email, api_key_sha256, password_argon2id } in raw.person {

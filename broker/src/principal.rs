@@ -12,6 +12,8 @@ use std::pin::Pin;
 use protocol::id::{DeviceId, OrgSlug, Role, UserName};
 use zeroize::Zeroizing;
 
+use crate::tls::{CertificateHash, PeerCertificate};
+
 /// An authenticated party.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
@@ -21,6 +23,8 @@ pub enum Principal {
         org: OrgSlug,
         /// Its id within the organisation.
         device: DeviceId,
+        /// Which of its certificates it came with, if it came with one: connections can be ended by it.
+        credential: Option<String>,
     },
     /// A person or a service account of an organisation, with the role that decides what it may do.
     Person {
@@ -44,7 +48,7 @@ impl Principal {
     /// The identity without what may change about it (the role).
     pub fn key(&self) -> PrincipalKey {
         match self {
-            Principal::Device { org, device } => {
+            Principal::Device { org, device, .. } => {
                 PrincipalKey::Device { org: org.clone(), device: device.clone() }
             }
             Principal::Person { org, user, .. } => {
@@ -117,6 +121,28 @@ pub struct ConnectAttempt {
     pub peer: SocketAddr,
     /// What carries the connection.
     pub transport: Transport,
+    /// The certificate that the other end of an encrypted connection has shown, and whose key it has: it was signed by an
+    /// authority that the listener asks for. Whether it is still good is for the authenticator to find out.
+    pub certificate: Option<CertificateHash>,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The other end.
+    pub peer: SocketAddr,
+    /// What carries it.
+    pub transport: Transport,
+    /// What the other end shows in the handshake, if the connection has one.
+    pub certificate: PeerCertificate,
+}
+
+impl Origin {
+    /// A connection without a certificate.
+    #[must_use]
+    pub fn new(peer: SocketAddr, transport: Transport) -> Origin {
+        Origin { peer, transport, certificate: PeerCertificate::default() }
+    }
 }
 
 /// What carries a connection.
@@ -206,6 +232,7 @@ mod tests {
             password: Some(Secret::new("hunter2")),
             peer: ([127, 0, 0, 1], 1).into(),
             transport: Transport::Tcp,
+            certificate: None,
         };
         assert!(!format!("{attempt:?}").contains("hunter2"));
     }

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::{
     auth::{AuthState, mqtt::LiveConnections},
+    authority::devices::DeviceAuthority,
     clock::Clock,
     config::Config,
     metrics::Metrics,
@@ -49,6 +50,8 @@ pub struct AppState {
     pub broker: OnceLock<broker::Broker>,
     /// Where the server really listens; set once it does (a configured port may be 0).
     pub bound: OnceLock<Bound>,
+    /// Signs certificates for devices, where the server does; set before it listens.
+    pub device_authority: OnceLock<DeviceAuthority>,
     /// Counters for `/metrics`.
     pub metrics: Metrics,
     /// Devices whose view is to be written anew.
@@ -80,6 +83,7 @@ impl AppState {
             live: OnceLock::new(),
             broker: OnceLock::new(),
             bound: OnceLock::new(),
+            device_authority: OnceLock::new(),
             metrics: Metrics::default(),
             views,
             dispatch,
@@ -98,10 +102,18 @@ impl AppState {
 
     /// Ends those live connections of a person that were made with one API key.
     pub fn end_key(&self, org: &OrgSlug, user: &UserName, key: &str) {
+        self.end_with(&PrincipalKey::Person { org: org.clone(), user: user.clone() }, key);
+    }
+
+    /// Ends those live connections of a device that were made with the certificate of this serial number.
+    pub fn end_certificate(&self, org: &OrgSlug, device: &DeviceId, serial: &str) {
+        self.end_with(&PrincipalKey::Device { org: org.clone(), device: device.clone() }, serial);
+    }
+
+    fn end_with(&self, who: &PrincipalKey, credential: &str) {
         if let Some(live) = self.live.get() {
-            let who = PrincipalKey::Person { org: org.clone(), user: user.clone() };
-            let ended = live.end_with(&who, key);
-            tracing::info!(%who, ended, "ended the live connections of an API key");
+            let ended = live.end_with(who, credential);
+            tracing::info!(%who, ended, "ended the live connections made with an API key or a certificate");
         }
     }
 

@@ -1,7 +1,10 @@
 //! A certificate authority of one's own, for networks where no public one gives certificates: `fleetd tls init`. It lives in the
-//! folder `tls` of the data folder: `ca.pem` and `ca.key`, and the server's `server.pem` and `server.key`.
+//! folder `tls` of the data folder: `ca.pem` and `ca.key`, and the server's `server.pem` and `server.key`. Devices have
+//! another one beside it: [`devices`].
 //!
-//! All certificates begin in 1970: a device whose clock has lost its battery gets in as well, and the server tells it the time.
+//! All certificates of servers begin in 1970: a device whose clock has lost its battery gets in as well, and the server tells it the time.
+
+pub mod devices;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -68,6 +71,16 @@ pub struct Authority {
     folder: PathBuf,
 }
 
+/// An authority's two files.
+#[derive(Debug, Clone, Copy)]
+struct Files {
+    certificate: &'static str,
+    key: &'static str,
+}
+
+/// Of the authority that signs for the server.
+const SERVERS: Files = Files { certificate: "ca.pem", key: "ca.key" };
+
 /// What [`Authority::init`] has done.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Made {
@@ -96,7 +109,7 @@ impl Authority {
     /// The authority's certificate, which devices need.
     #[must_use]
     pub fn certificate(&self) -> PathBuf {
-        self.folder.join("ca.pem")
+        self.path(SERVERS.certificate)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -112,11 +125,10 @@ impl Authority {
             [] => self.server()?.map(|server| server.names).ok_or(AuthorityError::NoName)?,
             given => given.iter().map(|name| check_name(name)).collect::<Result<_, _>>()?,
         };
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
-        made.map_err(|source| AuthorityError::File { operation: "make", path: self.folder.clone(), source })?;
-        let new_authority = !self.path("ca.key").exists();
+        self.make_folder()?;
+        let new_authority = !self.path(SERVERS.key).exists();
         if new_authority {
-            self.make_authority(now_s)?;
+            self.make_authority(SERVERS, "R58 Fleet authority", now_s)?;
         }
         let ends_at = self.issue(&names, now_s)?;
         Ok(Made { new_authority, names, ends_at })
@@ -127,7 +139,7 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`].
     pub fn renew(&self, now_s: i64) -> Result<bool, AuthorityError> {
-        if !self.path("ca.key").exists() {
+        if !self.path(SERVERS.key).exists() {
             return Ok(false);
         }
         match self.server()? {
@@ -138,32 +150,50 @@ impl Authority {
         }
     }
 
-    fn make_authority(&self, now_s: i64) -> Result<(), AuthorityError> {
+    fn make_folder(&self) -> Result<(), AuthorityError> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        // The server, which is not root, reads and writes in it.
+        made.and_then(|()| crate::store::swap::like_its_folder(&self.folder, self.folder.parent().unwrap_or(&self.folder)))
+            .map_err(|source| AuthorityError::File { operation: "make", path: self.folder.clone(), source })
+    }
+
+    fn make_authority(&self, files: Files, name: &str, now_s: i64) -> Result<(), AuthorityError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = called("R58 Fleet authority");
+        params.distinguished_name = called(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         valid_for(&mut params, now_s + AUTHORITY_DAYS * DAY_SECONDS);
         let certificate = params.self_signed(&key)?;
         // The key last: without it another is made.
-        self.write("ca.pem", certificate.pem().as_bytes())?;
-        self.write("ca.key", Zeroizing::new(key.serialize_pem()).as_bytes())
+        self.write(files.certificate, certificate.pem().as_bytes())?;
+        self.write(files.key, Zeroizing::new(key.serialize_pem()).as_bytes())
+    }
+
+    fn issuer(&self, files: Files) -> Result<Issuer<'static, KeyPair>, AuthorityError> {
+        let certificate = self.read(files.certificate)?.ok_or_else(|| self.damaged(files.certificate))?;
+        Issuer::from_ca_cert_pem(&certificate, self.read_key(files.key)?)
+            .map_err(|_| self.damaged(files.certificate))
+    }
+
+    fn read_key(&self, name: &str) -> Result<KeyPair, AuthorityError> {
+        let pem = self.read(name)?.ok_or_else(|| self.damaged(name))?;
+        KeyPair::from_pem(&pem).map_err(|_| self.damaged(name))
+    }
+
+    fn damaged(&self, name: &str) -> AuthorityError {
+        AuthorityError::Damaged { path: self.path(name) }
     }
 
     /// Issues a certificate for the server's key, which stays the same, so that there is never one without the other.
     fn issue(&self, names: &[String], now_s: i64) -> Result<i64, AuthorityError> {
-        let damaged = |name: &str| AuthorityError::Damaged { path: self.path(name) };
-        let read_key = |name: &str| -> Result<KeyPair, AuthorityError> {
-            KeyPair::from_pem(&self.read(name)?.ok_or_else(|| damaged(name))?).map_err(|_| damaged(name))
-        };
         if !self.path("server.key").exists() {
             self.write("server.key", Zeroizing::new(KeyPair::generate()?.serialize_pem()).as_bytes())?;
         }
-        let key = read_key("server.key")?;
-        let authority = self.read("ca.pem")?.ok_or_else(|| damaged("ca.pem"))?;
-        let issuer =
-            Issuer::from_ca_cert_pem(&authority, read_key("ca.key")?).map_err(|_| damaged("ca.pem"))?;
+        let key = self.read_key("server.key")?;
+        let issuer = self.issuer(SERVERS)?;
+        let authority =
+            self.read(SERVERS.certificate)?.ok_or_else(|| self.damaged(SERVERS.certificate))?;
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = called(names.first().map_or("fleetd", String::as_str));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -179,7 +209,7 @@ impl Authority {
     /// The present certificate of the server, if there is one.
     fn server(&self) -> Result<Option<Server>, AuthorityError> {
         let Some(text) = self.read("server.pem")? else { return Ok(None) };
-        let damaged = || AuthorityError::Damaged { path: self.path("server.pem") };
+        let damaged = || self.damaged("server.pem");
         let (_, pem) = x509_parser::pem::parse_x509_pem(text.as_bytes()).map_err(|_| damaged())?;
         let (_, certificate) = X509Certificate::from_der(&pem.contents).map_err(|_| damaged())?;
         let names =

@@ -51,6 +51,10 @@ pub struct Config {
     pub tls_cert: PathBuf,
     /// Its key, in PEM form.
     pub tls_key: PathBuf,
+    /// Whether both listeners take certificates of devices, and the server signs them.
+    pub tls_client_certificates: bool,
+    /// How long such a certificate is good for.
+    pub tls_client_certificate_life: Duration,
     /// Database, lock file and secrets.
     pub data_dir: PathBuf,
     /// The SQLite file.
@@ -113,6 +117,8 @@ impl Config {
             mqtts_listen: None,
             tls_cert: data_dir.join("tls/server.pem"),
             tls_key: data_dir.join("tls/server.key"),
+            tls_client_certificates: false,
+            tls_client_certificate_life: Duration::from_secs(90 * 24 * 3600),
             database: data_dir.join("fleet.db"),
             data_dir,
             public_url: None,

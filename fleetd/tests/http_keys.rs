@@ -40,6 +40,7 @@ fn connect(server: &Server, name: &str, password: &str) -> Result<Role, Refusal>
         password: Some(Secret::new(password)),
         peer: "127.0.0.1:9".parse().unwrap(),
         transport: Transport::Tcp,
+        certificate: None,
     };
     let authenticator = DatabaseAuthenticator::new(server.app.clone());
     match server.runtime.block_on(authenticator.authenticate(attempt))? {

@@ -28,6 +28,7 @@ fn try_from(
         password: Some(Secret::new(password)),
         peer: peer.parse().unwrap(),
         transport,
+        certificate: None,
     };
     let authenticator = DatabaseAuthenticator::new(server.app.clone());
     server.runtime.block_on(authenticator.authenticate(attempt))

@@ -13,7 +13,7 @@ fn org(name: &str) -> OrgSlug {
 }
 
 fn device(of: &str, name: &str) -> Principal {
-    Principal::Device { org: org(of), device: DeviceId::new(name).unwrap() }
+    Principal::Device { org: org(of), device: DeviceId::new(name).unwrap(), credential: None }
 }
 
 fn person(of: &str, name: &str, role: Role) -> Principal {
@@ -236,7 +236,7 @@ fn model_may_read(who: &Principal, topic: &str) -> bool {
     }
     match who {
         Principal::Service { .. } => true,
-        Principal::Device { org, device } => {
+        Principal::Device { org, device, .. } => {
             matches!(rest, [o, "device", d, "command" | "desired" | "ack"] if *o == org.as_str() && *d == device.as_str())
         }
         Principal::Person { org, user, role, .. } => {
@@ -398,7 +398,7 @@ proptest! {
         let known = topic.parse::<Topic>().ok();
         let own = match (&who, &known) {
             (Principal::Service { .. }, _) => valid_topic(&topic) && !topic.starts_with('$'),
-            (Principal::Device { org, device }, Some(Topic::Device { org: of, device: from, .. })) => org == of && device == from,
+            (Principal::Device { org, device, .. }, Some(Topic::Device { org: of, device: from, .. })) => org == of && device == from,
             (Principal::Person { org, user, role, .. }, Some(Topic::OperatorCommand { org: of, user: from })) => {
                 *role != Role::Viewer && org == of && user == from
             }

@@ -16,7 +16,7 @@ use crate::codec::{Version, encode};
 use crate::failures::Failure;
 use crate::gate::{Admission, Gate};
 use crate::places;
-use crate::principal::{ConnectAttempt, Principal, Refusal, Secret, Transport};
+use crate::principal::{ConnectAttempt, Origin, Principal, Refusal, Secret};
 use crate::registry::Will;
 use crate::router::lock;
 
@@ -58,12 +58,12 @@ pub(super) async fn handshake<S>(
     gate: &Arc<Gate>,
     admission: &mut Admission,
     wire: &mut Wire<S>,
-    peer: SocketAddr,
-    transport: Transport,
+    from: Origin,
 ) -> Option<Accepted>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let peer = from.peer;
     let time = gate.limits.handshake_time;
     let Ok(Some((header, body))) = timeout(time, first_packet(gate, admission, wire)).await else {
         gate.counters.refused_handshake.one();
@@ -78,7 +78,7 @@ where
             return None;
         }
     };
-    match accept(gate, admission, wire, &connect, body.len(), peer, transport).await {
+    match accept(gate, admission, wire, &connect, body.len(), &from).await {
         Ok(accepted) => Some(accepted),
         Err(refused) => {
             // Names are hostile text of any length: escaped, and only as much as helps.
@@ -153,8 +153,7 @@ async fn accept<S>(
     wire: &mut Wire<S>,
     connect: &Connect<'_>,
     connect_bytes: usize,
-    peer: SocketAddr,
-    transport: Transport,
+    from: &Origin,
 ) -> Result<Accepted, Refused>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -176,8 +175,10 @@ where
         client_id: connect.client_id.to_owned(),
         username: connect.username.map(str::to_owned),
         password: connect.password.map(Secret::new),
-        peer,
-        transport,
+        peer: from.peer,
+        transport: from.transport,
+        // The packet came over it, so its handshake is done.
+        certificate: from.certificate.get(),
     };
     let asked_at = Instant::now();
     let result = authenticate(gate, admission, wire, attempt, connect_bytes).await;
@@ -248,7 +249,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let address = places::site(attempt.peer.ip());
-    let user = attempt.username.clone().unwrap_or_default();
+    // Who shows a certificate alone need not say a name.
+    let user = attempt.username.clone().unwrap_or_else(|| attempt.client_id.clone());
     let result = check(gate, admission, wire, attempt, connect_bytes).await;
     match result {
         Ok(_) => {
@@ -301,7 +303,7 @@ fn client_id(
     connect: &Connect<'_>,
     principal: &Principal,
 ) -> Result<(String, bool), (Reason, &'static str)> {
-    if let Principal::Device { org, device } = principal {
+    if let Principal::Device { org, device, .. } = principal {
         let id = format!("{org}/{device}");
         if connect.client_id != id {
             return Err((Reason::ClientIdentifierNotValid, "a device's client id is ORG/DEVICE"));

@@ -25,7 +25,7 @@ use crate::codec::{DecodeError, Version};
 use crate::counters::Counter;
 use crate::gate::Gate;
 use crate::logs::Room;
-use crate::principal::{Principal, PrincipalKey, Transport};
+use crate::principal::{Origin, Principal, PrincipalKey, Transport};
 use crate::registry::{ConnectionInfo, Kick, OpenError, SessionLimit, Will};
 use crate::session::Session;
 use handshake::Accepted;
@@ -80,16 +80,17 @@ impl End {
 }
 
 /// Serves one connection until it has ended.
-pub(crate) async fn run<S>(gate: Arc<Gate>, io: S, peer: SocketAddr, transport: Transport)
+pub(crate) async fn run<S>(gate: Arc<Gate>, io: S, from: Origin)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let Origin { peer, transport, .. } = from;
     let (mut admission, told_to_leave) = gate.admit(peer.ip());
     let mut wire = Wire::new(io, gate.limits.write_time);
     let login = async {
         // Boxed, so that an idle connection does not pay for the size of its beginning.
         let accepted =
-            Box::pin(handshake::handshake(&gate, &mut admission, &mut wire, peer, transport)).await;
+            Box::pin(handshake::handshake(&gate, &mut admission, &mut wire, from)).await;
         if accepted.is_none() && !wire.out.is_empty() {
             Box::pin(wire.close()).await;
             return None;
@@ -299,8 +300,8 @@ async fn take_place(
     };
     gauge(gate).one();
     let credential = match &accepted.principal {
-        Principal::Person { credential, .. } => credential.clone(),
-        Principal::Device { .. } | Principal::Service { .. } => None,
+        Principal::Person { credential, .. } | Principal::Device { credential, .. } => credential.clone(),
+        Principal::Service { .. } => None,
     };
     let claim = gate.registry.claim(&key, credential, gate.number(), info, accepted.asked_at);
     let place = Place {

@@ -73,6 +73,7 @@ fn login(
         password: Some(Secret::new(password)),
         peer: peer.parse::<SocketAddr>().unwrap(),
         transport: Transport::Tcp,
+        certificate: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(authenticator.authenticate(attempt))

@@ -19,6 +19,7 @@ fn people() -> Scope {
     let device = |org: &str| Principal::Device {
         org: OrgSlug::new(org).unwrap(),
         device: protocol::id::DeviceId::new("cam-1").unwrap(),
+        credential: None,
     };
     Scope::of(&device("acme"))
 }

@@ -14,6 +14,8 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
+use super::peer::verifier;
+
 /// Longest file with certificates or a key, in bytes.
 const PEM_MAX_BYTES: u64 = 1024 * 1024;
 /// How often the files are looked at.
@@ -79,16 +81,26 @@ impl Certificates {
         Ok(Arc::new(Self { cert: cert.to_owned(), key: key.to_owned(), provider, current }))
     }
 
-    /// What a listener needs, for a protocol with this ALPN name, if it has one.
+    /// What a listener needs, for a protocol with this ALPN name, if it has one. With `clients`, an authority's certificate, it
+    /// asks for certificates that this authority has signed; nobody has to have one.
     ///
     /// # Errors
     /// [`TlsError::Setup`].
-    pub fn server_config(self: &Arc<Self>, alpn: Option<&str>) -> Result<Arc<ServerConfig>, TlsError> {
-        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+    pub fn server_config(
+        self: &Arc<Self>,
+        alpn: Option<&str>,
+        clients: Option<&CertificateDer<'_>>,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
+        let builder = ServerConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()
-            .map_err(TlsError::Setup)?
-            .with_no_client_auth()
-            .with_cert_resolver(self.clone());
+            .map_err(TlsError::Setup)?;
+        let builder = match clients {
+            Some(authority) => builder.with_client_cert_verifier(
+                verifier(authority.clone(), &self.provider).map_err(TlsError::Setup)?,
+            ),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(self.clone());
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Ok(Arc::new(config))
     }

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use broker::tls::CertificateHash;
+
 use super::AuthState;
 use super::token::{TOKEN_MAX_LEN, TokenHash};
 use crate::config::Secret;
@@ -10,7 +12,7 @@ use crate::domain::org::OrgRef;
 use crate::domain::user::User;
 use crate::service::Error;
 use crate::store::credentials::{self, DeviceCredential};
-use crate::store::{Store, users};
+use crate::store::{Store, certificates, users};
 
 /// The use of an API key is noted at most this often, in ms: one write per key and minute.
 const KEY_USE_NOTED_MS: i64 = 60_000;
@@ -98,6 +100,8 @@ pub enum Credential {
     Bearer(Secret),
     /// `X-Device-Token`.
     DeviceToken(Secret),
+    /// The certificate that the connection was made with; nothing that a header says.
+    Certificate(CertificateHash),
 }
 
 /// Finds out who is calling. `device` is the id in the path, if there is one.
@@ -118,6 +122,17 @@ pub async fn identify(
             let account = device.unwrap_or("device");
             found.map(Caller::Device).ok_or_else(|| {
                 auth.failed(address, account, "unknown device token; the device may have been decommissioned")
+            })
+        }
+        Credential::Certificate(certificate) => {
+            let found = certificates::owner(store, *certificate, now_ms).await?;
+            let account = device.unwrap_or("device");
+            found.map(|(device, _)| Caller::Device(device)).ok_or_else(|| {
+                auth.failed(
+                    address,
+                    account,
+                    "this certificate is not known, has expired or was taken back; send X-Device-Token, and ask for another one",
+                )
             })
         }
         Credential::Bearer(token) => {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use broker::tls::CertificateHash;
 use broker::{Authentication, Authenticator, ConnectAttempt, Principal, PrincipalKey, Refusal};
 use protocol::id::{DeviceId, OrgSlug, StateId, UserName};
 use protocol::message::DeviceAction;
@@ -16,7 +17,7 @@ use crate::config::Secret;
 use crate::domain::user::Email;
 use crate::service::ingest::DeviceName;
 use crate::service::{Error, tokens};
-use crate::store::credentials;
+use crate::store::{certificates, credentials};
 use crate::store::users::{self, StoredUser};
 
 /// What the rest of the server needs of the broker beside it: connections that can be ended, and devices that can be told
@@ -24,7 +25,8 @@ use crate::store::users::{self, StoredUser};
 pub trait LiveConnections: Send + Sync + 'static {
     /// Ends every live connection of a principal, and says how many there were.
     fn end(&self, who: &PrincipalKey) -> usize;
-    /// Ends those that it made with one API key (the id of its row), and says how many there were.
+    /// Ends those that it made with one API key (the id of its row) or certificate (its serial number), and says how many there
+    /// were.
     fn end_with(&self, who: &PrincipalKey, key: &str) -> usize;
     /// Whether a device is connected. Without a broker that knows, its birth has to do.
     fn device_connected(&self, _org: &OrgSlug, _device: &DeviceId) -> bool {
@@ -43,8 +45,8 @@ pub trait LiveConnections: Send + Sync + 'static {
 
 /// Checks user names and passwords of MQTT clients against the database.
 ///
-/// Devices send `{org}/{device}` and their token; people `{org}/{user}` or their e-mail address and an API key or
-/// their password.
+/// Devices send `{org}/{device}` and their token, or show a certificate and send no password; people `{org}/{user}` or their e-mail
+/// address and an API key or their password. A password that is sent decides alone.
 #[derive(Debug)]
 pub struct DatabaseAuthenticator {
     app: Arc<AppState>,
@@ -62,8 +64,10 @@ impl DatabaseAuthenticator {
         if attempt.transport.is_plaintext() && !self.app.auth.proxies.plaintext_allowed(address) {
             return Err(Refusal::PlaintextForbidden);
         }
-        let (Some(name), Some(password)) = (attempt.username, attempt.password) else {
-            return Err(Refusal::BadCredentials);
+        let (name, password) = match (attempt.username, attempt.password, attempt.certificate) {
+            (Some(name), Some(password), _) => (name, password),
+            (_, None, Some(certificate)) => return self.certified(address, &attempt.client_id, certificate).await,
+            _ => return Err(Refusal::BadCredentials),
         };
         let Some(password) = password.as_str().map(|text| Secret::new(text.to_owned())) else {
             return Err(self.failed(address, &name));
@@ -74,6 +78,22 @@ impl DatabaseAuthenticator {
             return Ok(device);
         }
         self.person(address, &name, password).await
+    }
+
+    /// The device whose certificate this is. The gate sees to it that client id and user name are its own.
+    async fn certified(
+        &self,
+        address: IpAddr,
+        client_id: &str,
+        certificate: CertificateHash,
+    ) -> Result<Principal, Refusal> {
+        let (store, now_ms) = (&self.app.store, self.app.clock.now_ms());
+        match certificates::owner(store, certificate, now_ms).await.map_err(unavailable)? {
+            Some((known, serial)) => {
+                Ok(Principal::Device { org: known.org.slug, device: known.device, credential: Some(serial) })
+            }
+            None => Err(self.failed(address, client_id)),
+        }
     }
 
     /// The device of this name, if there is one and the token is its own.
@@ -89,7 +109,7 @@ impl DatabaseAuthenticator {
             Some(known) => tokens::settle(app, known, true).await.map_err(unavailable)?,
             None => false,
         };
-        Ok(right.then(|| Principal::Device { org: org.clone(), device }))
+        Ok(right.then(|| Principal::Device { org: org.clone(), device, credential: None }))
     }
 
     async fn person(&self, address: IpAddr, name: &str, password: Secret) -> Result<Principal, Refusal> {

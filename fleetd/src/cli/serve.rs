@@ -21,6 +21,7 @@ use super::systemd;
 use crate::{
     app::{AppState, Bound},
     auth::{AuthError, AuthState, mqtt::DatabaseAuthenticator},
+    authority::{Authority, AuthorityError, devices::DeviceAuthority},
     clock::Clock,
     config::Config,
     mqtt,
@@ -67,6 +68,8 @@ pub(super) enum ServeError {
         "{0}; `fleetd tls init` makes a certificate and its key, or name yours in FLEET_TLS_CERT and FLEET_TLS_KEY"
     )]
     Tls(#[source] TlsError),
+    #[error("cannot prepare the authority that signs certificates for devices")]
+    Authority(#[from] AuthorityError),
     #[error("cannot start the MQTT broker")]
     Broker(#[from] BrokerError),
     #[error("cannot write {path}")]
@@ -174,6 +177,12 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let auth = AuthState::open(&config, &clock)?;
     let app = Arc::new(AppState::new(store, config, clock, auth));
 
+    if app.config.tls_client_certificates {
+        let life = app.config.tls_client_certificate_life;
+        let authority = Authority::of(&app.config.data_dir).devices(life, app.clock.now_ms() / 1000)?;
+        // For the first time: the state was made above.
+        let _ = app.device_authority.set(authority);
+    }
     // All before anything starts, so that a taken port leaves nothing half done.
     let listeners = Listeners::open(&app.config)?;
     let addresses = listeners.addresses()?;
@@ -352,12 +361,13 @@ impl Running {
         };
         serve_http(http, None);
         if let Some(certificates) = certificates {
+            let clients = app.device_authority.get().map(DeviceAuthority::certificate);
             if let Some(listener) = https {
-                let config = certificates.server_config(Some("http/1.1")).map_err(ServeError::Tls)?;
+                let config = certificates.server_config(Some("http/1.1"), clients).map_err(ServeError::Tls)?;
                 serve_http(listener, Some(config));
             }
             if let Some(listener) = mqtts {
-                let config = certificates.server_config(None).map_err(ServeError::Tls)?;
+                let config = certificates.server_config(None, clients).map_err(ServeError::Tls)?;
                 let broker = broker.clone();
                 tasks.spawn(async move { broker.serve_tls(listener, config).await });
             }

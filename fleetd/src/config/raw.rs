@@ -46,6 +46,8 @@ pub(super) const KEYS: &[Key] = &[
     key("FLEET_MQTTS_LISTEN", "mqtts_listen", Kind::Text),
     key("FLEET_TLS_CERT", "tls_cert", Kind::Text),
     key("FLEET_TLS_KEY", "tls_key", Kind::Text),
+    key("FLEET_TLS_CLIENT_CERTIFICATES", "tls_client_certificates", Kind::Switch),
+    key("FLEET_TLS_CLIENT_CERTIFICATE_SECONDS", "tls_client_certificate_seconds", Kind::Number),
     key("FLEET_DATA_DIR", "data_dir", Kind::Text),
     key("FLEET_DATABASE_URL", "database_url", Kind::Text),
     key("FLEET_PUBLIC_URL", "public_url", Kind::Text),
@@ -81,6 +83,8 @@ struct Raw {
     mqtts_listen: Option<AddressOrNone>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
+    tls_client_certificates: Option<bool>,
+    tls_client_certificate_seconds: Option<Bounded<10, 315_360_000>>,
     data_dir: Option<PathBuf>,
     database_url: Option<Database>,
     public_url: Option<WebUrl>,
@@ -227,9 +231,22 @@ impl Raw {
                 });
             }
         };
+        let https_listen = self.https_listen.and_then(|address| address.0);
+        let mqtts_listen = self.mqtts_listen.and_then(|address| address.0);
+        let tls_client_certificates = self.tls_client_certificates.unwrap_or(false);
+        if tls_client_certificates && https_listen.or(mqtts_listen).is_none() {
+            return Err(ConfigError::Together {
+                problem: "FLEET_TLS_CLIENT_CERTIFICATES (tls_client_certificates) needs a listener that sees them: set \
+                          FLEET_MQTTS_LISTEN (mqtts_listen), FLEET_HTTPS_LISTEN (https_listen) or both",
+            });
+        }
         Ok(Config {
-            https_listen: self.https_listen.and_then(|address| address.0),
-            mqtts_listen: self.mqtts_listen.and_then(|address| address.0),
+            https_listen,
+            mqtts_listen,
+            tls_client_certificates,
+            tls_client_certificate_life: self
+                .tls_client_certificate_seconds
+                .map_or(default.tls_client_certificate_life, Bounded::seconds),
             tls_cert,
             tls_key,
             http_listen: self.http_listen.map_or(default.http_listen, |address| address.0),

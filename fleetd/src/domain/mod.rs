@@ -4,6 +4,7 @@ pub mod api_key;
 pub mod audit;
 pub mod audit_chain;
 pub mod audit_entry;
+pub mod certificate_request;
 pub mod command;
 pub mod command_outlook;
 pub mod command_request;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use broker::{Broker, Transport};
+use broker::{Broker, Origin, Transport};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -47,11 +47,11 @@ pub(super) fn is_meant(request: &Request<Incoming>) -> bool {
 }
 
 /// Hands the connection to the broker once the answer is on its way, or says why not.
-pub(super) fn answer(app: &AppState, peer: Peer, request: &mut Request<Incoming>) -> Response {
+pub(super) fn answer(app: &AppState, peer: &Peer, request: &mut Request<Incoming>) -> Response {
     upgrade(app, peer, request).unwrap_or_else(Problem::into_response)
 }
 
-fn upgrade(app: &AppState, peer: Peer, request: &mut Request<Incoming>) -> Result<Response, Problem> {
+fn upgrade(app: &AppState, peer: &Peer, request: &mut Request<Incoming>) -> Result<Response, Problem> {
     if request.method() != Method::GET {
         return Err(Problem::method_not_allowed("GET".to_owned()));
     }
@@ -76,9 +76,10 @@ fn upgrade(app: &AppState, peer: Peer, request: &mut Request<Incoming>) -> Resul
     let upgrade = hyper::upgrade::on(request);
     // The address that failures are counted by; the port tells connections apart in the log.
     let client = SocketAddr::new(origin.address, peer.address.port());
+    let from = Origin { peer: client, transport: Transport::WebSocket, certificate: peer.certificate.clone() };
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => serve(broker, upgraded, client).await,
+            Ok(upgraded) => serve(broker, upgraded, from).await,
             Err(error) => tracing::debug!(peer = %client, %error, "a WebSocket ended before it began"),
         }
     });
@@ -91,7 +92,7 @@ fn asks_for_mqtt(headers: &HeaderMap) -> bool {
     names.flat_map(|names| names.split(',')).any(|name| name.trim() == PROTOCOL)
 }
 
-async fn serve(broker: Broker, upgraded: Upgraded, client: SocketAddr) {
+async fn serve(broker: Broker, upgraded: Upgraded, from: Origin) {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
         .write_buffer_size(0)
@@ -118,7 +119,7 @@ async fn serve(broker: Broker, upgraded: Upgraded, client: SocketAddr) {
         ready(Ok::<_, io::Error>(Message::Binary(bytes)))
     });
     let io = tokio::io::join(StreamReader::new(heard), SinkWriter::new(CopyToBytes::new(said)));
-    broker.serve_stream(Box::pin(io), client, Transport::WebSocket).await;
+    broker.serve_stream(Box::pin(io), from).await;
 }
 
 /// Whether the broker has said something.

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker::tls::PeerCertificate;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
@@ -30,12 +31,14 @@ const BODY_TIME: Duration = Duration::from_secs(20);
 const USER_AGENT_MAX_CHARS: usize = 200;
 
 /// The other end of the connection; put into every request by the server.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Peer {
     /// Its address.
     pub(super) address: SocketAddr,
     /// Whether the connection is encrypted.
     pub(super) encrypted: bool,
+    /// The certificate that it has shown, if any. What a proxy says of its clients' certificates is never asked.
+    pub(super) certificate: PeerCertificate,
 }
 
 /// A body that has not been read yet.
@@ -98,9 +101,10 @@ impl Request {
         Query::parse(&std::mem::take(&mut self.raw_query))
     }
 
-    /// What the request brought to prove who it is from.
+    /// What the request brought to prove who it is from. What it says itself counts before how it came.
     pub(super) fn credential(&self) -> Result<Option<Credential>, Problem> {
-        credential(&self.headers)
+        let said = credential(&self.headers)?;
+        Ok(said.or_else(|| self.peer.certificate.get().map(Credential::Certificate)))
     }
 
     /// A header that holds a secret.

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use broker::tls::TlsServerStream;
+use broker::tls::{PeerCertificate, TlsServerStream};
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -83,9 +83,10 @@ pub async fn serve(
         match &tls {
             Some(config) => {
                 let stream = TlsServerStream::new(stream, config.clone());
-                begin(&front.builder, &stopping, stream, front.service.for_peer(address, true), held);
+                let service = front.service.for_peer(address, Some(stream.peer_certificate()));
+                begin(&front.builder, &stopping, stream, service, held);
             }
-            None => begin(&front.builder, &stopping, stream, front.service.for_peer(address, false), held),
+            None => begin(&front.builder, &stopping, stream, front.service.for_peer(address, None), held),
         }
     }
     drop(listener);
@@ -120,7 +121,7 @@ impl Front {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         self.builder
-            .serve_connection(TokioIo::new(stream), self.service.for_peer(peer, false))
+            .serve_connection(TokioIo::new(stream), self.service.for_peer(peer, None))
             .with_upgrades()
             .await
     }
@@ -241,8 +242,10 @@ struct PeerService {
 }
 
 impl Service {
-    fn for_peer(&self, address: SocketAddr, encrypted: bool) -> PeerService {
-        PeerService { service: self.clone(), peer: Peer { address, encrypted } }
+    /// `tls`: what the other end of an encrypted connection shows.
+    fn for_peer(&self, address: SocketAddr, tls: Option<PeerCertificate>) -> PeerService {
+        let peer = Peer { address, encrypted: tls.is_some(), certificate: tls.unwrap_or_default() };
+        PeerService { service: self.clone(), peer }
     }
 }
 
@@ -252,7 +255,7 @@ impl hyper::service::Service<http::Request<Incoming>> for PeerService {
     type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
-        Box::pin(answer(self.service.clone(), self.peer, request))
+        Box::pin(answer(self.service.clone(), self.peer.clone(), request))
     }
 }
 
@@ -271,7 +274,7 @@ async fn answer(
             let detail = format!("path and query may have at most {PATH_MAX_BYTES} bytes");
             Problem::new(StatusCode::URI_TOO_LONG, detail).into_response()
         } else if mqtt_socket::is_meant(&request) {
-            mqtt_socket::answer(&service.app, peer, &mut request)
+            mqtt_socket::answer(&service.app, &peer, &mut request)
         } else if origin.is_some() && headers::is_preflight(&method, request.headers()) {
             headers::preflight()
         } else {
@@ -279,7 +282,7 @@ async fn answer(
             if method == Method::HEAD {
                 *request.method_mut() = Method::GET;
             }
-            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(peer.clone());
             let Ok(response) = warp::service(service.routes).call(request).await;
             response
         };

@@ -1,5 +1,5 @@
 //! Ends live connections for changes that another process made: the command line, or a server beside this one; and of keys
-//! whose time is over.
+//! and certificates whose time is over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use protocol::id::{DeviceId, UserName};
 
 use crate::app::AppState;
-use crate::store::{StoreError, api_keys, revocations};
+use crate::store::{StoreError, api_keys, certificates, revocations};
 
 /// How often the notes are read. What they tell has to be done within a second.
 const EVERY: Duration = Duration::from_millis(400);
@@ -37,6 +37,9 @@ async fn look(app: &AppState, seen: &mut Option<i64>, expired_until: &mut i64) -
     for (org, user, key) in api_keys::expired(&app.store, *expired_until, now_ms).await? {
         app.end_key(&org, &user, &key);
     }
+    for (org, device, serial) in certificates::expired(&app.store, *expired_until, now_ms).await? {
+        app.end_certificate(&org, &device, &serial);
+    }
     *expired_until = now_ms;
     Ok(())
 }
@@ -53,7 +56,10 @@ async fn step(app: &AppState, seen: Option<i64>) -> Result<i64, StoreError> {
         // The names were checked when they were given; one that no longer fits has no connection.
         if note.is_device {
             if let Ok(device) = DeviceId::new(&note.name) {
-                app.end_device(&note.org, &device);
+                match &note.key {
+                    Some(serial) => app.end_certificate(&note.org, &device, serial),
+                    None => app.end_device(&note.org, &device),
+                }
             }
         } else if let Ok(user) = UserName::new(&note.name) {
             match &note.key {

@@ -240,7 +240,8 @@ pub fn drop_device_tokens(device: &DeviceRowId) -> Statement {
     Statement::new("DELETE FROM device_tokens WHERE device_id = ?1", values![device.as_str()])
 }
 
-fn read_device(row: &Row) -> Result<DeviceCredential, StoreError> {
+/// Reads a device with one of its tokens.
+pub(super) fn read_device(row: &Row) -> Result<DeviceCredential, StoreError> {
     Ok(DeviceCredential {
         row: DeviceRowId::new(row.text("id")?),
         org: orgs::read_ref(row)?,

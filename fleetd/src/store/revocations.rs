@@ -21,7 +21,7 @@ pub struct Revocation {
     pub is_device: bool,
     /// Its name in the organisation.
     pub name: String,
-    /// The API key with which the connections were made; else all of them.
+    /// The API key, or the device's certificate, with which the connections were made; else all of them.
     pub key: Option<String>,
     /// The process that wrote it.
     pub source: String,

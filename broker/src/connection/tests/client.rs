@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::timeout;
 
 use crate::principal::{Authentication, Authenticator, ConnectAttempt, Principal, PrincipalKey, Refusal};
-use crate::{Broker, Limits, Transport};
+use crate::{Broker, Limits, Origin, Transport};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) const SILENCE: Duration = Duration::from_millis(100);
@@ -28,6 +28,7 @@ impl Authenticator for ByPassword {
                 Some("device") => Principal::Device {
                     org,
                     device: DeviceId::new(name).map_err(|_| Refusal::BadCredentials)?,
+                    credential: None,
                 },
                 Some("viewer") => {
                     Principal::Person { org, user: user()?, role: Role::Viewer, credential: None }
@@ -130,7 +131,7 @@ impl Client {
         let (io, server) = tokio::io::duplex(64 * 1024);
         let broker = broker.clone();
         tokio::spawn(async move {
-            broker.serve_stream(server, ([127, 0, 0, 1], 7).into(), Transport::Tcp).await;
+            broker.serve_stream(server, Origin::new(([127, 0, 0, 1], 7).into(), Transport::Tcp)).await;
         });
         Client { io, level }
     }

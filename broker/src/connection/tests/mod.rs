@@ -78,7 +78,7 @@ async fn ending_a_principals_connections_tells_the_client_and_publishes_its_will
 async fn an_idle_device_costs_a_few_kilobytes() {
     let gate = crate::gate::Gate::start(Limits::default(), Arc::new(ByPassword)).unwrap();
     let peer = ([127, 0, 0, 1], 7).into();
-    let task = super::run(gate.clone(), tokio::io::duplex(1).1, peer, Transport::Tcp);
+    let task = super::run(gate.clone(), tokio::io::duplex(1).1, Origin::new(peer, Transport::Tcp));
     let accepted = super::handshake::Accepted {
         principal: Principal::Service { name: "x".into() },
         asked_at: std::time::Instant::now(),
