@@ -1,6 +1,5 @@
 //! The handle that programs hold: start, listen, link, end connections, count, stop.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

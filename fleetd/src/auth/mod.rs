@@ -26,6 +26,9 @@ use password::{Answer, PasswordError, Passwords};
 const TURNED_AWAY_SECONDS: u32 = 5;
 /// Rows about refused requests that one (address, account) may add to the audit log within the window.
 const REFUSALS_NOTED_MAX: u32 = 30;
+/// Certificates that one device may ask for in an hour. Each is a signature and a row of the audit log.
+const CERTIFICATES_MAX: u32 = 30;
+const CERTIFICATES_WINDOW_MS: i64 = 3_600_000;
 
 /// Authentication could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,7 @@ pub struct AuthState {
     failures: Mutex<FailureLimiter>,
     requests: Mutex<RequestLimiter>,
     refusals: Mutex<FailureLimiter>,
+    certificates: Mutex<RequestLimiter>,
 }
 
 impl AuthState {
@@ -74,6 +78,7 @@ impl AuthState {
             failures: Mutex::new(FailureLimiter::new(FAILURES_MAX, FAILURES_WINDOW_MS)),
             requests: Mutex::new(RequestLimiter::new(config.rate_limit_requests, period_ms)),
             refusals: Mutex::new(FailureLimiter::new(REFUSALS_NOTED_MAX, FAILURES_WINDOW_MS)),
+            certificates: Mutex::new(RequestLimiter::new(CERTIFICATES_MAX, CERTIFICATES_WINDOW_MS)),
         })
     }
 
@@ -128,7 +133,19 @@ impl AuthState {
     /// # Errors
     /// [`Error::TooMany`] past the limit.
     pub fn count_request(&self, credential_id: &str) -> Result<(), Error> {
-        match lock(&self.requests).count(&credential_id.to_owned(), self.clock.now_ms()) {
+        self.count(&self.requests, credential_id)
+    }
+
+    /// Counts a certificate that a device (its row's id) asks for.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] past the limit.
+    pub fn count_certificate(&self, device: &str) -> Result<(), Error> {
+        self.count(&self.certificates, device)
+    }
+
+    fn count(&self, limiter: &Mutex<RequestLimiter>, id: &str) -> Result<(), Error> {
+        match lock(limiter).count(&id.to_owned(), self.clock.now_ms()) {
             Some(retry_after_seconds) => Err(Error::TooMany { retry_after_seconds }),
             None => Ok(()),
         }

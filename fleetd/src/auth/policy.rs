@@ -47,6 +47,10 @@ pub enum Action {
     AllowReenrollment,
     /// Give a device a new token.
     RotateDeviceToken,
+    /// Get a certificate for oneself.
+    IssueCertificate,
+    /// Take back the certificates of a device.
+    RevokeCertificates,
     /// Take a device out of service.
     DecommissionDevice,
     /// Send a heartbeat over HTTP.
@@ -149,7 +153,7 @@ impl Action {
         match self {
             Self::ReadOwnAccount => person(Role::Viewer, "account:read"),
             Self::ChangeOwnPassword => person(Role::Viewer, ""),
-            Self::Connect | Self::SendHeartbeat | Self::ReportCommand => {
+            Self::Connect | Self::SendHeartbeat | Self::ReportCommand | Self::IssueCertificate => {
                 Rule { person: None, superadmin: false, own_device: true, scope: "" }
             }
             Self::ListDevices | Self::ReadHistory => person(Role::Viewer, "devices:read"),
@@ -172,6 +176,7 @@ impl Action {
             | Self::ApproveDevice
             | Self::AllowReenrollment
             | Self::RotateDeviceToken
+            | Self::RevokeCertificates
             | Self::DecommissionDevice
             | Self::CreateEnrollmentKey
             | Self::RevokeEnrollmentKey => person(Role::Admin, "devices:write"),
@@ -243,6 +248,8 @@ impl Action {
             Self::ApproveDevice => Some("device.approve"),
             Self::AllowReenrollment => Some("device.allow_reenrollment"),
             Self::RotateDeviceToken => Some("device.rotate_token"),
+            Self::IssueCertificate => Some("device.certificate"),
+            Self::RevokeCertificates => Some("device.revoke_certificates"),
             Self::DecommissionDevice => Some("device.decommission"),
             Self::CreateCommand | Self::CreateUpdate => Some("command.create"),
             Self::CancelCommand => Some("command.cancel"),

@@ -37,9 +37,12 @@ pub(super) enum Command {
     Approve(Which),
     /// Let a device that was set up anew enrol once more, with a token of its own.
     AllowReenrollment(Which),
-    /// Give a device a new token, and print it, alone, on standard output. The old one and its connections end within a second.
+    /// Give a device a new token, and print it, alone, on standard output. The old one, its certificates and its connections end
+    /// within a second.
     RotateToken(Which),
-    /// Take a device out of service: its token and its connections end within a second, its history is kept.
+    /// Take back every certificate of a device. Connections made with one end within a second; its token stays good.
+    RevokeCertificates(Which),
+    /// Take a device out of service: its token, its certificates and its connections end within a second, its history is kept.
     Decommission(Which),
     /// List the devices of an organisation.
     List {
@@ -112,6 +115,11 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
             eprintln!("{name} has a new token, shown this once:");
             println!("{}", token.expose());
         }
+        Command::RevokeCertificates(which) => {
+            let (name, (_, good)) = which.with(config, devices::revoke_certificates_at)?;
+            let what = if good == 1 { "certificate" } else { "certificates" };
+            println!("took back {good} {what} of {name}");
+        }
         Command::Decommission(which) => {
             println!("took {} out of service", which.with(config, devices::decommission_at)?.0);
         }
@@ -136,11 +144,12 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
                         device.status.as_str().to_owned(),
                         device.last_heartbeat.map_or_else(|| "never".to_owned(), rfc3339),
                         device.current_version.clone().unwrap_or_else(|| "-".to_owned()),
+                        device.latest.certificate_expires_at.map_or_else(|| "-".to_owned(), rfc3339),
                         device.name.clone(),
                     ]
                 })
                 .collect();
-            print_table(&["DEVICE", "STATUS", "LAST HEARTBEAT", "VERSION", "NAME"], &rows)?;
+            print_table(&["DEVICE", "STATUS", "LAST HEARTBEAT", "VERSION", "CERTIFICATE UNTIL", "NAME"], &rows)?;
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use protocol::id::DeviceId;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::certificate_request::CertificateRequest;
 use super::fields::{Change, FieldError, Fields, flag, line, object, object_or_list, parsed, text};
 use super::org::OrgId;
 use crate::auth::token::TokenHash;
@@ -293,6 +294,8 @@ pub struct Registration {
     pub capabilities: Value,
     /// The SHA-256 of the token that the device made for itself.
     pub token: Option<TokenHash>,
+    /// What it asks for a certificate with.
+    pub csr: Option<CertificateRequest>,
 }
 
 /// The architecture of a device that does not say.
@@ -319,6 +322,7 @@ impl Registration {
                 .and_then(TokenHash::from_hex)
                 .ok_or_else(|| "is not a SHA-256: 64 hex digits are expected".to_owned())
         });
+        let csr = fields.optional("csr", CertificateRequest::read);
         fields.finish()?;
         // `finish` has failed if the id was absent or wrong.
         let Some(device_id) = device_id else { return Err(Vec::new()) };
@@ -332,6 +336,7 @@ impl Registration {
             current_version,
             capabilities: capabilities.unwrap_or_else(|| json!({})),
             token,
+            csr,
         })
     }
 

@@ -84,6 +84,9 @@ pub struct Latest {
     pub live: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outbox_depth: Option<i64>,
+    /// Of the last certificate that was signed for it and not taken back.
+    #[serde(with = "time::optional", skip_serializing_if = "Option::is_none")]
+    pub certificate_expires_at: Option<i64>,
 }
 
 /// Nothing disruptive runs on the device in this time.

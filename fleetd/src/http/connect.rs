@@ -14,7 +14,10 @@ use super::request::{Request, json};
 pub(super) async fn connect(mut request: Request) -> Result<Response, Problem> {
     request.query()?.finish()?;
     let app = &request.app;
-    let mut answer = json!({"server_time": rfc3339(app.clock.now_ms())});
+    let mut answer = json!({
+        "server_time": rfc3339(app.clock.now_ms()),
+        "client_certificates": app.device_authority.get().is_some(),
+    });
     let bound = app.bound.get().copied().unwrap_or_default();
     let (client, name) = (client(&request), server_name(&request));
     let url =

@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde_json::json;
 use warp::reply::Response;
 
+use super::certificates;
 use super::problem::Problem;
 use super::request::{JSON_MAX_BYTES, Request, json, no_content};
 use crate::domain::device::{DevicePatch, Registration, check_tag};
@@ -41,9 +42,13 @@ pub(super) async fn register(mut request: Request) -> Result<Response, Problem> 
         "org": registered.org.slug,
         "fleet_url": fleet_url(&request),
         "status": registered.status,
+        "client_certificates": request.app.device_authority.get().is_some(),
     });
     if let Some(token) = &registered.token {
         answer["token"] = token.expose().into();
+    }
+    if let Some(certificate) = &registered.certificate {
+        certificates::put(&mut answer, certificate);
     }
     json(StatusCode::CREATED, &answer)
 }

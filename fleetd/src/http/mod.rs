@@ -3,6 +3,7 @@
 mod api_keys;
 mod audit;
 mod auth;
+mod certificates;
 mod commands;
 mod connect;
 mod dashboard;

@@ -9,7 +9,7 @@ use warp::reply::Response;
 use super::table::Access::{Handler, Needs, NeedsOrHeader, Open};
 use super::table::{Route, Table};
 use super::{
-    api_keys, audit, auth, commands, connect, dashboard, device_commands, device_config, devices,
+    api_keys, audit, auth, certificates, commands, connect, dashboard, device_commands, device_config, devices,
     enrollment_keys, history, leases, openapi, orgs, service_accounts, show_locks, system, users,
 };
 use crate::app::AppState;
@@ -55,6 +55,7 @@ fn table() -> Table {
         // Devices about themselves.
         .row(M::GET,    "/api/v1/connect",                Needs(Action::Connect),       connect::connect)
         .row(M::POST,   "/api/v1/devices/{id}/heartbeat", Needs(Action::SendHeartbeat), history::heartbeat)
+        .row(M::POST,   "/api/v1/devices/{id}/certificate", Needs(Action::IssueCertificate), certificates::issue)
         // Devices, by people.
         .row(M::POST,   "/api/v1/devices/register",    NeedsOrHeader(Action::RegisterDevice, devices::ENROLLMENT_KEY), devices::register)
         .row(M::GET,    "/api/v1/devices",             Needs(Action::ListDevices),        devices::list)
@@ -65,6 +66,7 @@ fn table() -> Table {
         .row(M::POST,   "/api/v1/devices/{id}/approve",            Needs(Action::ApproveDevice),     devices::approve)
         .row(M::POST,   "/api/v1/devices/{id}/allow-reenrollment", Needs(Action::AllowReenrollment), devices::allow_reenrollment)
         .row(M::POST,   "/api/v1/devices/{id}/rotate-token",       Needs(Action::RotateDeviceToken), devices::rotate_token)
+        .row(M::POST,   "/api/v1/devices/{id}/revoke-certificates", Needs(Action::RevokeCertificates), certificates::revoke)
         // Shows.
         .row(M::GET,    "/api/v1/devices/{id}/show-lock", Needs(Action::ReadShowLock),  show_locks::of_device)
         .row(M::PUT,    "/api/v1/devices/{id}/show-lock", Needs(Action::SetShowLock),   show_locks::lock_device)

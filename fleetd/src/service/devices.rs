@@ -15,7 +15,7 @@ use crate::domain::dispatch;
 use crate::domain::org::OrgRef;
 use crate::domain::summary::DeviceSummary;
 use crate::store::summaries::{self, Selection};
-use crate::store::{Statement, StoreError, commands, credentials, devices, revocations};
+use crate::store::{Statement, StoreError, certificates, commands, credentials, devices, revocations};
 
 /// How often a change is tried again when somebody else changes the same device.
 const ATTEMPTS: usize = 3;
@@ -131,9 +131,31 @@ pub async fn allow_reenrollment(
 /// [`Error::NotFound`], [`Error::Conflict`], [`Error::Store`].
 pub async fn allow_reenrollment_at(desk: Desk<'_>, org: &OrgRef, id: &str) -> Result<Device, Error> {
     commit(desk, org, id, Action::AllowReenrollment, |device, _| {
-        (vec![devices::allow_reenrollment(device, desk.now_ms)], json!({}))
+        let mut statements = vec![devices::allow_reenrollment(device, desk.now_ms)];
+        // Whoever has the old disk has them too.
+        statements.extend(certificates::revoke(&device.id, desk.now_ms));
+        (statements, json!({}))
     })
     .await
+}
+
+/// Takes back every certificate of a device, and says how many were good. A server that runs ends the connections made with
+/// them within a second.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Conflict`], [`Error::Store`].
+pub async fn revoke_certificates_at(
+    desk: Desk<'_>,
+    org: &OrgRef,
+    id: &str,
+) -> Result<(Device, i64), Error> {
+    let known = devices::find(desk.store, &org.id, id).await?.ok_or_else(|| unknown(id))?;
+    let good = certificates::count_good(desk.store, &known.id, desk.now_ms).await?;
+    let device = commit(desk, org, id, Action::RevokeCertificates, |device, _| {
+        (certificates::revoke(&device.id, desk.now_ms).to_vec(), json!({"certificates": good}))
+    })
+    .await?;
+    Ok((device, good))
 }
 
 /// Gives a device a new token; the old one and every connection made with it end at once.
@@ -162,6 +184,7 @@ pub async fn rotate_token_at(desk: Desk<'_>, org: &OrgRef, id: &str) -> Result<(
         let mut statements = vec![devices::touch(device, desk.now_ms)];
         let hash = token.hash;
         statements.extend(credentials::set_device_token(&device.org_id, &device.id, hash, desk.now_ms));
+        statements.extend(certificates::revoke(&device.id, desk.now_ms));
         statements.extend(end_connections(desk, device));
         (statements, json!({}))
     })
@@ -196,6 +219,7 @@ pub async fn decommission_at(desk: Desk<'_>, org: &OrgRef, id: &str) -> Result<D
     let device = commit(desk, org, id, Action::DecommissionDevice, |device, _| {
         let mut statements =
             vec![devices::decommission(device, desk.now_ms), credentials::drop_device_tokens(&device.id)];
+        statements.extend(certificates::revoke(&device.id, desk.now_ms));
         statements.extend(end_connections(desk, device));
         (statements, json!({}))
     })
@@ -256,7 +280,7 @@ async fn commit(
 }
 
 /// A device as it is after a change.
-async fn shown(app: &AppState, org: &OrgRef, device: &Device, id: &str) -> Result<DeviceSummary, Error> {
+pub(super) async fn shown(app: &AppState, org: &OrgRef, device: &Device, id: &str) -> Result<DeviceSummary, Error> {
     app.views.mark(device.id.as_str());
     summary(app, org, id).await
 }

@@ -8,18 +8,20 @@ use std::net::IpAddr;
 use protocol::id::DeviceId;
 use serde_json::json;
 
+use super::certificates::Subject;
 use super::{Desk, Error};
 use crate::app::AppState;
 use crate::auth::caller::Caller;
 use crate::auth::policy::{self, Action};
 use crate::auth::token::{NewToken, TOKEN_MAX_LEN, TokenHash};
+use crate::authority::devices::Signed;
 use crate::config::Secret;
 use crate::domain::audit::{Actor, AuditContext, AuditEntry, AuditOutcome, Resource};
 use crate::domain::device::{Device, DeviceRowId, DeviceStatus, Registration};
 use crate::domain::enrollment::{Decision, EnrollmentKey, Existing, Registrar, decide};
 use crate::domain::org::OrgRef;
 use crate::store::{
-    Store, StoreError, audit, credentials, devices, enrollment_keys, orgs, revocations, summaries,
+    Store, StoreError, audit, certificates, credentials, devices, enrollment_keys, orgs, revocations, summaries,
 };
 
 /// How often a registration is tried again when another one comes at the same moment.
@@ -36,6 +38,8 @@ pub struct Registered {
     pub token: Option<Secret>,
     /// Its status.
     pub status: DeviceStatus,
+    /// Its certificate, if one was asked for.
+    pub certificate: Option<Signed>,
 }
 
 /// Who asks for a registration, checked.
@@ -100,22 +104,31 @@ impl Requester {
 pub struct Outcome {
     /// For the caller.
     pub registered: Registered,
+    /// The device's row.
+    pub row: DeviceRowId,
     /// The row that changed; none for a repetition.
     pub changed: Option<DeviceRowId>,
     /// Whether an older token has died, with which somebody may be connected.
     pub replaced: bool,
 }
 
-/// Registers a device in the running server: ends the connections made with a token that has died.
+/// Registers a device in the running server: ends the connections made with a token that has died, and signs a certificate if one
+/// is asked for.
+///
+/// Who repeats a registration shows the hash of a token, which is no secret. So it gets a certificate only for a key for which
+/// the device has one already; else the device asks for one with its token.
 ///
 /// # Errors
-/// As [`register_at`].
+/// As [`register_at`] and [`certificates::sign`](super::certificates::sign).
 pub async fn register(
     app: &AppState,
     requester: &Requester,
     registration: &Registration,
     context: &AuditContext,
 ) -> Result<Registered, Error> {
+    if registration.csr.is_some() {
+        super::certificates::authority(app)?;
+    }
     let outcome = register_at(Desk::of(app, context), requester, registration).await?;
     if outcome.replaced {
         app.end_device(&outcome.registered.org.slug, &outcome.registered.device_id);
@@ -123,7 +136,15 @@ pub async fn register(
     if let Some(row) = &outcome.changed {
         app.views.mark(row.as_str());
     }
-    Ok(outcome.registered)
+    let (mut registered, row) = (outcome.registered, outcome.row);
+    if let Some(csr) = &registration.csr {
+        let (key, now_ms) = (csr.key_sha256(), app.clock.now_ms());
+        if outcome.changed.is_some() || certificates::has_key(&app.store, &row, &key, now_ms).await? {
+            let subject = Subject { row: &row, org: &registered.org, device: &registered.device_id };
+            registered.certificate = Some(super::certificates::sign(app, subject, csr, context).await?);
+        }
+    }
+    Ok(registered)
 }
 
 /// Registers a device.
@@ -184,7 +205,7 @@ async fn attempt(
     let row = match (decision, device) {
         (Decision::Repeat, Some(device)) => {
             let registered = answer(store, org, &device.id, None, now_ms).await?;
-            return Ok(Some(Outcome { registered, changed: None, replaced: false }));
+            return Ok(Some(Outcome { registered, row: device.id, changed: None, replaced: false }));
         }
         (Decision::Create, _) => {
             check_room(store, org).await?;
@@ -243,6 +264,7 @@ async fn attempt(
     };
     statements.extend(credentials::set_device_token(&org.id, row_id, hash, now_ms));
     if let NewOrKnown::Known(_) = row {
+        statements.extend(certificates::revoke(row_id, now_ms));
         statements.extend(revocations::device(&org.id, id.as_str(), source, now_ms));
     }
     if let Some(key) = key {
@@ -269,7 +291,7 @@ async fn attempt(
     }
     let registered = answer(store, org, row_id, made.map(|made| made.text), now_ms).await?;
     let replaced = matches!(row, NewOrKnown::Known(_));
-    Ok(Some(Outcome { registered, changed: Some(row_id.clone()), replaced }))
+    Ok(Some(Outcome { registered, row: row_id.clone(), changed: Some(row_id.clone()), replaced }))
 }
 
 const GONE: Error = Error::Unauthorized("the enrolment key was taken back");
@@ -307,5 +329,11 @@ async fn answer(
     let summary = summaries::one(store, &org.id, row.as_str(), now_ms)
         .await?
         .ok_or_else(|| Error::Conflict("the device was decommissioned at the same moment".to_owned()))?;
-    Ok(Registered { org: org.clone(), device_id: summary.device_id, token, status: summary.status })
+    Ok(Registered {
+        org: org.clone(),
+        device_id: summary.device_id,
+        token,
+        status: summary.status,
+        certificate: None,
+    })
 }

@@ -22,14 +22,16 @@ fn from_with_lock(now: usize) -> String {
     )
 }
 
-/// What commands and locks add to a device.
+/// What commands, locks and certificates add to a device.
 const MORE: &str = "k.starts_at AS lock_from, k.ends_at AS lock_until, k.reason AS lock_reason, \
      k.created_by AS lock_by, k.tag AS lock_tag, \
      (SELECT count(*) FROM commands c WHERE c.device_id = d.id \
      AND c.status IN ('pending', 'sent', 'acked', 'held', 'running')) AS pending_commands, \
      (SELECT c.held_reason FROM commands c WHERE c.device_id = d.id \
      AND c.status IN ('pending', 'sent', 'acked', 'held', 'running') AND c.held_reason IS NOT NULL \
-     ORDER BY c.priority, c.created_at, c.id LIMIT 1) AS held_reason";
+     ORDER BY c.priority, c.created_at, c.id LIMIT 1) AS held_reason, \
+     (SELECT max(c.expires_at) FROM device_certificates c WHERE c.device_id = d.id AND c.revoked_at IS NULL) \
+     AS certificate_expires_at";
 
 /// The status, as far as the database knows it; the first that applies.
 const STATUS: &str = "CASE WHEN d.approval = 'awaiting' THEN 'awaiting_approval' WHEN d.maintenance = 1 THEN 'maintenance' \
@@ -284,6 +286,7 @@ fn read(row: &Row) -> Result<DeviceSummary, StoreError> {
             agent_version: state.agent_version,
             live: state.live,
             outbox_depth: state.outbox_depth,
+            certificate_expires_at: row.opt_int("certificate_expires_at")?,
         },
     })
 }

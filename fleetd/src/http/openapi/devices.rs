@@ -12,6 +12,7 @@ use super::schema::{
 use super::system::Named;
 use crate::auth::policy::Action;
 use crate::auth::token::TOKEN_LEN;
+use crate::domain::certificate_request::REQUEST_MAX_LEN;
 use crate::domain::desired::CONFIG_MAX_BYTES;
 use crate::domain::device::{
     DEFAULT_ARCH, DeviceStatus, NAME_MAX_CHARS, NOTES_MAX_CHARS, SHORT_MAX_CHARS, STORED_JSON_MAX_BYTES,
@@ -41,6 +42,7 @@ fn people() -> Vec<Operation> {
                 ("mqtts_url?", told(string(), "MQTT over TLS.")),
                 ("wss_url?", told(string(), "MQTT over WebSocket.")),
                 ("server_time", time()),
+                ("client_certificates", told(flag(), "The server signs certificates for devices.")),
             ]),
             "The addresses that this device may use.",
         ),
@@ -50,7 +52,21 @@ fn people() -> Vec<Operation> {
             .needs(Action::RegisterDevice)
             .takes(registration())
             .answers(201, registered(), "Registered.")
-            .refuses(&[409]),
+            .refuses(&[409, 429]),
+        post("/api/v1/devices/{id}/certificate", "issueCertificate", "Sign a certificate for a device")
+            .says("For the device itself. Of the request only the public key is taken; the name is the device's.")
+            .takes(body(&[("csr", request())]))
+            .answers(
+                201,
+                answer(&[
+                    ("certificate", told(string(), "In PEM form.")),
+                    ("certificate_expires_at", time()),
+                    ("certificate_renew_at", told(time(), "Two thirds of its life are over then.")),
+                    ("server_time", time()),
+                ]),
+                "The certificate.",
+            )
+            .refuses(&[409, 429]),
         get(DEVICES, "listDevices", "The devices of the organisation")
             .paged()
             .sorted(&SortKey::ALL, "device_id")
@@ -97,9 +113,17 @@ fn people() -> Vec<Operation> {
             .answers(
                 200,
                 answer(&[("device_id", short_name()), ("token", hex(TOKEN_LEN))]),
-                "The old token and its connections have ended.",
+                "The old token and its connections have ended, and so have its certificates.",
             )
             .refuses(&[409]),
+        post(
+            "/api/v1/devices/{id}/revoke-certificates",
+            "revokeCertificates",
+            "Take back the certificates of a device",
+        )
+        .takes_nothing()
+        .answers(200, device(), "The device; connections made with its certificates end. Its token is as good as before.")
+        .refuses(&[409]),
     ]
 }
 
@@ -234,6 +258,10 @@ fn device() -> Value {
         ("agent_version?", string()),
         ("live?", told(flag(), "Absent: the device cannot tell.")),
         ("outbox_depth?", count()),
+        (
+            "certificate_expires_at?",
+            told(time(), "The last of its certificates; absent: it has none, or they were taken back."),
+        ),
     ])
 }
 
@@ -254,7 +282,15 @@ fn registration() -> Value {
                 "Of the text of a token that the device has made.",
             ),
         ),
+        ("csr?", request()),
     ])
+}
+
+fn request() -> Value {
+    told(
+        json!({"type": "string", "maxLength": REQUEST_MAX_LEN}),
+        "A certificate request (PKCS#10) in PEM form, for a P-256 key, signed with it by ECDSA and SHA-256.",
+    )
 }
 
 fn registered() -> Value {
@@ -264,6 +300,10 @@ fn registered() -> Value {
         ("token?", told(hex(TOKEN_LEN), "Only if no `token_sha256` was sent; shown this once.")),
         ("fleet_url", string()),
         ("status", status()),
+        ("client_certificates", told(flag(), "The server signs certificates for devices.")),
+        ("certificate?", told(string(), "In PEM form. Only if `csr` was sent, and not for a repeated registration with another key.")),
+        ("certificate_expires_at?", time()),
+        ("certificate_renew_at?", told(time(), "Two thirds of its life are over then.")),
     ])
 }
 
