@@ -260,6 +260,10 @@ impl Bench {
         }
         // What changes credentials comes last.
         self.ask("POST", "/devices/cam-1/allow-reenrollment", None, 200);
+        let csr = json!({"csr": common::certificate_request()});
+        let signed = self.server.post("/api/v1/devices/cam-1/certificate").by_device(&self.device).json(&csr);
+        assert_eq!(signed.status, 201, "{}", signed.text);
+        self.ask("POST", "/devices/cam-1/revoke-certificates", None, 200);
         self.ask("POST", "/devices/cam-1/rotate-token", None, 200);
         self.ask("DELETE", "/devices/cam-1", None, 204);
     }

@@ -5,7 +5,7 @@ use protocol::id::Role;
 use serde_json::{Value, json};
 
 use crate::cast::{Cast, Stage};
-use crate::common::PASSWORD;
+use crate::common::{PASSWORD, certificate_request};
 
 /// A request that can succeed.
 pub struct Props {
@@ -125,6 +125,7 @@ fn body(stage: &Stage, cast: &Cast, caller: &str, method: &str, path: &str, devi
         ("PATCH", "commands/{sent-command}") => json!({"status": "acked"}),
         ("PATCH", "devices/{device}") => json!({"notes": "seen"}),
         ("PATCH", _) => json!({"name": "Renamed"}),
+        ("POST", path) if path.ends_with("/certificate") => json!({"csr": certificate_request()}),
         ("POST", path) if path.ends_with("/heartbeat") => json!({"ts": "2025-12-28T10:00:00Z"}),
         ("POST", path) if path.ends_with("}/commands") => json!({"type": "ping"}),
         ("POST", path) if path.ends_with("}/update") => json!({"version": "2.0"}),

@@ -15,6 +15,7 @@ use broker::PrincipalKey;
 use fleetd::app::AppState;
 use fleetd::auth::AuthState;
 use fleetd::auth::mqtt::LiveConnections;
+use fleetd::authority::Authority;
 use fleetd::clock::Clock;
 use fleetd::config::{Config, Secret};
 use fleetd::service::accounts::{self, KeyTerms, NewUser};
@@ -56,6 +57,12 @@ impl LiveConnections for Ended {
     }
 }
 
+/// What a device asks a certificate with, for a new key.
+pub fn certificate_request() -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap()
+}
+
 /// A running server.
 pub struct Server {
     pub url: String,
@@ -89,6 +96,7 @@ impl Server {
     fn begin(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::new(folder.path().to_owned());
+        config.tls_client_certificates = true;
         change(&mut config);
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -96,6 +104,11 @@ impl Server {
         let store = Store::open(&config.database, None).unwrap();
         let auth = AuthState::open(&config, &clock).unwrap();
         let app = Arc::new(AppState::new(store, config, clock, auth));
+        if app.config.tls_client_certificates {
+            let life = app.config.tls_client_certificate_life;
+            let devices = Authority::of(folder.path()).devices(life, app.clock.now_ms() / 1000).unwrap();
+            assert!(app.device_authority.set(devices).is_ok());
+        }
         let ended = Arc::new(Ended::default());
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
