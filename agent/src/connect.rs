@@ -19,6 +19,8 @@ pub struct Endpoints {
     pub wss_url: Option<MqttUrl>,
     /// The server's clock: milliseconds since 1970.
     pub server_time_ms: Option<i64>,
+    /// The server signs certificates for devices.
+    pub client_certificates: bool,
 }
 
 impl Endpoints {
@@ -73,6 +75,8 @@ struct Answer {
     mqtts_url: Option<String>,
     wss_url: Option<String>,
     server_time: Option<String>,
+    #[serde(default)]
+    client_certificates: bool,
 }
 
 /// Asks now. Blocks for at most [`http::TIMEOUT`].
@@ -80,11 +84,14 @@ struct Answer {
 /// # Errors
 /// When the device is not enrolled, or the server cannot be reached, refuses, or answers something else.
 pub fn fetch(config: &Config) -> Result<Endpoints, ConnectError> {
-    let (Some(server), Some(token)) = (&config.fleet_url, &config.device_token) else {
+    let Some(server) = config.fleet_url.as_ref().filter(|_| config.is_enrolled()) else {
         return Err(ConnectError::NotEnrolled);
     };
     let client = http::client(config, server)?;
-    let request = client.get(server.join("/api/v1/connect")).header("X-Device-Token", token.expose());
+    let mut request = client.get(server.join("/api/v1/connect"));
+    if let Some(token) = &config.device_token {
+        request = request.header("X-Device-Token", token.expose());
+    }
     let answer = http::finish(server, request.call(), ANSWER_MAX_LEN)?;
     match answer.status {
         200 => parse(&answer.body)
@@ -108,6 +115,7 @@ fn parse(body: &[u8]) -> Result<Endpoints, String> {
         mqtts_url: usable("mqtts_url", answer.mqtts_url),
         wss_url: usable("wss_url", answer.wss_url),
         server_time_ms,
+        client_certificates: answer.client_certificates,
     })
 }
 

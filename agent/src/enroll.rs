@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
+use crate::certificate;
 use crate::config::{self, Config, ConfigError, FileError, HttpUrl, Key, Secret};
 use crate::http::{self, Answer, HttpError};
 use crate::kernel;
@@ -55,6 +56,9 @@ pub struct Enrolled {
     pub status: String,
     /// The file that was written.
     pub file: PathBuf,
+    /// Until when the certificate is good that it got as well, ms since 1970, or why it got none; absent where the server signs none,
+    /// or somebody has put one there.
+    pub certificate: Option<Result<i64, String>>,
     /// Keys that the environment sets to something else, so that the file has no effect.
     pub overridden: Vec<Key>,
 }
@@ -148,9 +152,11 @@ struct Registered {
     device_id: String,
     org: String,
     status: String,
+    #[serde(default)]
+    client_certificates: bool,
 }
 
-/// Enrols this machine. Blocks for at most [`http::TIMEOUT`].
+/// Enrols this machine. Blocks for at most [`http::TIMEOUT`], and as long again where the server signs certificates.
 ///
 /// # Errors
 /// When the configuration, the key, the network or the server does not allow it.
@@ -187,7 +193,7 @@ pub fn enroll(request: &Request<'_>) -> Result<Enrolled, EnrollError> {
         .header("X-Enrollment-Key", request.key.expose())
         .send_json(&body);
     let answer = http::finish(&request.server, called, ANSWER_MAX_LEN)?;
-    let (org, status) = judge(&request.server, &device_id, &answer)?;
+    let Agreed { org, status, signs } = judge(&request.server, &device_id, &answer)?;
 
     let server = request.server.to_string();
     let mut changes = vec![
@@ -203,10 +209,22 @@ pub fn enroll(request: &Request<'_>) -> Result<Enrolled, EnrollError> {
     let lines: Vec<_> = changes.iter().map(|(key, value)| (key.name(), *value)).collect();
     config::update_file(&file, config::EXAMPLE, &lines)?;
     pending::remove(&file);
+    let certificate = if signs { certify(&file) } else { None };
     let overrides = config::environment();
     let differs = |(key, value): &(Key, &str)| overrides.iter().any(|(k, v)| k == key && v != value);
     let overridden = changes.iter().filter(|change| differs(change)).map(|(key, _)| *key).collect();
-    Ok(Enrolled { device_id, org, status, file, overridden })
+    Ok(Enrolled { device_id, org, status, file, certificate, overridden })
+}
+
+/// Has a certificate signed for the device that was enrolled. The agent that runs tries again where this fails, so it is no reason
+/// to call the enrolment a failure.
+fn certify(file: &Path) -> Option<Result<i64, String>> {
+    let config = Config::load(Some(file)).ok().filter(|config| !certificate::is_somebodys(config))?;
+    let issued = match certificate::ask(&config) {
+        Ok(issued) => issued,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    Some(issued.keep(&config).map(|()| issued.expires_at_ms).map_err(|error| error.to_string()))
 }
 
 fn check_key(key: &Secret) -> Result<(), EnrollError> {
@@ -221,8 +239,16 @@ fn reusable(current: &Config, server: &HttpUrl, device_id: &DeviceId) -> Option<
     current.device_token.clone().filter(|_| same && !current.token_from_environment)
 }
 
-/// What the answer means: organisation and status, or what to do.
-fn judge(server: &HttpUrl, id: &DeviceId, answer: &Answer) -> Result<(OrgSlug, String), EnrollError> {
+/// What the server has agreed to.
+struct Agreed {
+    org: OrgSlug,
+    status: String,
+    /// It signs certificates as well.
+    signs: bool,
+}
+
+/// What the answer means, or what to do.
+fn judge(server: &HttpUrl, id: &DeviceId, answer: &Answer) -> Result<Agreed, EnrollError> {
     let odd = |problem: String| EnrollError::Answer { server: server.to_string(), problem };
     let detail = answer.problem_detail();
     match answer.status {
@@ -233,7 +259,7 @@ fn judge(server: &HttpUrl, id: &DeviceId, answer: &Answer) -> Result<(OrgSlug, S
                 return Err(odd("it registered another id".to_owned()));
             }
             let org = OrgSlug::new(&registered.org).map_err(|error| odd(format!("organisation: {error}")))?;
-            Ok((org, registered.status))
+            Ok(Agreed { org, status: registered.status, signs: registered.client_certificates })
         }
         401 => Err(EnrollError::KeyUnknown(detail)),
         403 => Err(EnrollError::Forbidden(detail)),

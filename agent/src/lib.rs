@@ -2,6 +2,7 @@
 
 pub mod app_status;
 pub mod backoff;
+mod certificate;
 mod child;
 pub mod cli;
 pub mod command;

@@ -79,6 +79,12 @@ pub struct Status {
     pub outbox_depth: u64,
     /// Bytes of those records.
     pub outbox_bytes: u64,
+    /// When the device's certificate ends, by the server's clock; absent: it logs in by its token.
+    #[serde(default)]
+    pub certificate_expires_at_ms: Option<i64>,
+    /// When another one is asked for, by the same clock.
+    #[serde(default)]
+    pub certificate_renew_at_ms: Option<i64>,
     /// When the last heartbeat was recorded.
     pub last_heartbeat_at_ms: Option<i64>,
     /// `live`, `idle` or `unknown`, and why.

@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use zeroize::Zeroizing;
 
+use crate::certificate;
 use crate::config::Config;
 
 /// Where Debian keeps the authorities that the system trusts.
@@ -64,16 +65,53 @@ pub enum TlsError {
     Setup(#[source] rustls::Error),
 }
 
-struct Identity {
+/// A certificate and its key.
+#[derive(Debug)]
+pub(crate) struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
-/// What rustls needs for a connection to the fleet server or broker.
+impl Clone for Identity {
+    fn clone(&self) -> Self {
+        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
+}
+
+impl Identity {
+    /// Those that are configured.
+    pub(crate) fn configured(config: &Config) -> Result<Option<Self>, TlsError> {
+        let (Some(cert), Some(key)) = (&config.client_cert, &config.client_key) else { return Ok(None) };
+        let chain = certificates("certificate", cert)?;
+        Ok(Some(Self { chain, key: private_key(&read_key(key)?, key)? }))
+    }
+
+    /// Both from one text, of the file at `path`.
+    pub(crate) fn from_pem(pem: &[u8], path: &Path) -> Result<Self, TlsError> {
+        let chain = all_certificates("certificate", pem, path)?;
+        let identity = Self { chain, key: private_key(pem, path)? };
+        // They have to belong together.
+        let provider = rustls::crypto::ring::default_provider();
+        rustls::sign::CertifiedKey::from_der(identity.chain.clone(), identity.key.clone_key(), &provider).map_err(
+            |source| TlsError::Identity { cert: path.to_owned(), key: path.to_owned(), source },
+        )?;
+        Ok(identity)
+    }
+}
+
+/// What rustls needs for a connection to the fleet server or broker, as it is configured.
 ///
 /// # Errors
 /// When a file is missing or does not hold what it has to.
 pub fn client_config(config: &Config) -> Result<Arc<ClientConfig>, TlsError> {
+    client_config_with(config, Identity::configured(config)?)
+}
+
+/// The same with this certificate, or none, whatever is configured.
+pub(crate) fn client_config_with(
+    config: &Config,
+    identity: Option<Identity>,
+) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     // A list of a hundred authorities may have one that rustls does not like; the others are still good.
     let (usable, _) = roots.add_parsable_certificates(authorities(config)?);
@@ -85,11 +123,12 @@ pub fn client_config(config: &Config) -> Result<Arc<ClientConfig>, TlsError> {
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Setup)?
         .with_root_certificates(roots);
-    let client = match (identity(config)?, &config.client_cert, &config.client_key) {
-        (Some(identity), Some(cert), Some(key)) => builder
-            .with_client_auth_cert(identity.chain, identity.key)
-            .map_err(|source| TlsError::Identity { cert: cert.clone(), key: key.clone(), source })?,
-        _ => builder.with_no_client_auth(),
+    let client = match identity {
+        Some(identity) => builder.with_client_auth_cert(identity.chain, identity.key).map_err(|source| {
+            let [cert, key] = [&config.client_cert, &config.client_key].map(|path| path.clone().unwrap_or_default());
+            TlsError::Identity { cert, key, source }
+        })?,
+        None => builder.with_no_client_auth(),
     };
     Ok(Arc::new(client))
 }
@@ -99,8 +138,9 @@ pub(crate) fn http_config(config: &Config) -> Result<ureq::tls::TlsConfig, TlsEr
     use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
     let owned = |der: &CertificateDer<'_>| Certificate::from_der(der.as_ref()).to_owned();
     let roots: Vec<_> = authorities(config)?.iter().map(owned).collect();
+    // The agent's own one is for the broker: where there is a token, HTTP goes by that, also through proxies.
     let client = match (&config.client_cert, &config.client_key) {
-        (Some(cert), Some(key)) => {
+        (Some(cert), Some(key)) if config.device_token.is_none() || !certificate::is_ours(config) => {
             let chain: Vec<_> = certificates("certificate", cert)?.iter().map(owned).collect();
             let parsed = PrivateKey::from_pem(&read_key(key)?);
             let key = parsed.map_err(|_| TlsError::Pem { what: "private key", path: key.clone() })?;
@@ -135,17 +175,20 @@ pub(crate) fn read_authorities(path: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let bytes = read(what, path)?;
-    let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().unwrap_or_default();
+    all_certificates(what, &read(what, path)?, path)
+}
+
+fn all_certificates(
+    what: &'static str,
+    pem: &[u8],
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().unwrap_or_default();
     if all.is_empty() { Err(TlsError::Pem { what, path: path.to_owned() }) } else { Ok(all) }
 }
 
-fn identity(config: &Config) -> Result<Option<Identity>, TlsError> {
-    let (Some(cert), Some(key)) = (&config.client_cert, &config.client_key) else { return Ok(None) };
-    let chain = certificates("certificate", cert)?;
-    let parsed = PrivateKeyDer::from_pem_slice(&read_key(key)?);
-    let key = parsed.map_err(|_| TlsError::Pem { what: "private key", path: key.clone() })?;
-    Ok(Some(Identity { chain, key }))
+fn private_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|_| TlsError::Pem { what: "private key", path: path.to_owned() })
 }
 
 fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {

@@ -5,6 +5,8 @@ use std::io::{IsTerminal as _, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use protocol::message::rfc3339;
+
 use super::{EnrollArguments, failure, say};
 use crate::config::{Scheme, Secret};
 use crate::enroll::{Enrolled, Request, enroll};
@@ -51,7 +53,7 @@ pub(super) fn run(arguments: EnrollArguments, config_file: Option<&Path>) -> Exi
 }
 
 fn report(enrolled: &Enrolled) {
-    let Enrolled { device_id, org, status, file, overridden } = enrolled;
+    let Enrolled { device_id, org, status, file, certificate, overridden } = enrolled;
     say(&format!("This device is {device_id} of the organisation {org}. Written to {}.\n", file.display()));
     match status.as_str() {
         "awaiting_approval" => {
@@ -64,6 +66,13 @@ fn report(enrolled: &Enrolled) {
             let clean: String = other.chars().filter(|c| !c.is_control()).take(40).collect();
             say(&format!("Status: {clean}.\n"));
         }
+    }
+    match certificate {
+        Some(Ok(until)) => say(&format!("It has a certificate, good until {}.\n", rfc3339(*until))),
+        Some(Err(problem)) => {
+            eprintln!("r58-fleet-agent: warning: no certificate yet: {problem}. The agent asks again, and uses its token until then");
+        }
+        None => {}
     }
     for key in overridden {
         eprintln!(

@@ -40,8 +40,8 @@ pub struct LinkSettings {
     pub org: OrgSlug,
     /// The device.
     pub device: DeviceId,
-    /// The device's token.
-    pub token: Secret,
+    /// The device's token; without one the certificate in `tls` has to do.
+    pub token: Option<Secret>,
     /// What the broker publishes, retained, on `presence` when the connection breaks.
     pub will: Vec<u8>,
     /// Whom to trust; needed where the connection is encrypted.

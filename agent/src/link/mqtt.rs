@@ -57,8 +57,10 @@ pub(super) fn options(settings: &LinkSettings, transport: Transport) -> Result<M
     });
     let packet_bytes = limit::LARGEST_BYTES + OVERHEAD_BYTES;
     let will_topic = device_topic(settings, Uplink::Presence).to_string();
+    if let Some(token) = &settings.token {
+        options.set_credentials(&name, token.expose());
+    }
     options
-        .set_credentials(&name, settings.token.expose())
         .set_keep_alive(KEEP_ALIVE)
         .set_clean_session(true)
         .set_max_packet_size(packet_bytes, packet_bytes)

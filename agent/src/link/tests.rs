@@ -18,7 +18,7 @@ fn settings(url: &str) -> LinkSettings {
         url: url.parse().unwrap(),
         org: OrgSlug::new("acme").unwrap(),
         device: DeviceId::new("studio-001").unwrap(),
-        token: Secret::new(TOKEN.to_owned()),
+        token: Some(Secret::new(TOKEN.to_owned())),
         will: b"will".to_vec(),
         tls: None,
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::certificate::Certificates;
 use super::effects::{Done, Effects};
 use super::probe::{Probe, Seen};
 use super::report::Reporter;
@@ -58,6 +59,7 @@ pub(super) struct Agent {
     pub(super) rotation: Option<Turn>,
     /// Which of the device's tokens is tried.
     pub(super) token_trial: Trial,
+    pub(super) certificates: Certificates,
     pub(super) probe: Probe,
     pub(super) origin: Instant,
     /// When the next measurements are expected, and a heartbeat with them.
@@ -89,6 +91,7 @@ impl Agent {
             .map_err(|source| RunError::System { operation: "start a thread", source })?;
         let mut agent = Self {
             reporter: Reporter::new(StatusFile::new(&config), kernel.wall_ms()),
+            certificates: Certificates::new(&config),
             config,
             kernel,
             service,
@@ -213,6 +216,7 @@ impl Agent {
             }
             self.turn_commands().await;
             self.turn_rotation().await;
+            self.turn_certificate().await;
             self.send().await;
         }
         self.report(self.now());
@@ -239,13 +243,15 @@ impl Agent {
     /// Goes on with connecting, as far as that is possible without waiting.
     async fn connect(&mut self, now: Duration) {
         if matches!(self.session.stage, Stage::Waiting { until } if now >= until) {
-            self.session.begin(&self.config);
+            self.session.begin(&self.config_to_ask_with());
         }
         if let Stage::Found(url) = &self.session.stage {
             let url = url.clone();
-            let Some(token) = self.config.device_token.clone() else {
+            if !self.config.is_enrolled() {
                 return self.asked(Err(ConnectError::NotEnrolled));
-            };
+            }
+            let shown = self.choose_credential(&url);
+            let token = self.config.device_token.clone().filter(|_| self.sends_token());
             let Some(store) = &mut self.folder.store else { return };
             if let Err(error) = store.next_connection().await {
                 return self.store_failed(&error);
@@ -259,7 +265,10 @@ impl Agent {
             let tls = if url.scheme().is_encrypted() {
                 let config = self.config.clone();
                 // A hundred authorities are read and looked at.
-                let read = tokio::task::spawn_blocking(move || tls::client_config(&config)).await;
+                let read = tokio::task::spawn_blocking(move || {
+                    tls::client_config_with(&config, shown.identity(&config)?)
+                });
+                let read = read.await;
                 match read {
                     Ok(Ok(tls)) => Some(tls),
                     Ok(Err(error)) => return self.connection_failed(with_causes(&error), Duration::ZERO),
@@ -279,6 +288,7 @@ impl Agent {
         if let Err(error) = &answer {
             self.rotation_hears_of_server(error);
         }
+        self.certificate_hears_of_server(answer.as_ref().map(|endpoints| endpoints.client_certificates));
         if matches!(answer, Err(ConnectError::NotEnrolled)) {
             self.session.forget();
             self.read_config_again();
@@ -318,7 +328,10 @@ impl Agent {
     }
 
     fn link_down(&mut self, error: &LinkError) {
-        self.rotation_hears_of_link(error);
+        if self.sends_token() {
+            self.rotation_hears_of_link(error);
+        }
+        self.certificate_hears_of_link(error);
         if let Some(store) = &mut self.folder.store {
             store.uplink.disconnected();
         }

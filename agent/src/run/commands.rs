@@ -201,6 +201,9 @@ impl Agent {
     /// A thread has come to something.
     pub(super) async fn effect_done(&mut self, done: Done) {
         let now = self.moment();
+        if let Done::Certificate(asked) = done {
+            return self.certificate_asked(Ok(asked.map(|issued| *issued))).await;
+        }
         self.last_done = self.now();
         match done {
             Done::Prepared(id, Ok(prepared)) => {
@@ -241,6 +244,7 @@ impl Agent {
                 };
                 self.commands.probed(&id, probe, now);
             }
+            Done::Certificate(_) => {}
         }
     }
 

@@ -8,6 +8,7 @@ use protocol::command::payload::Payload;
 use protocol::id::CommandId;
 use tokio::sync::mpsc;
 
+use crate::certificate::{CertificateError, Issued};
 use crate::config::Config;
 use crate::effect::{self, EffectContext, Observed, Outcome, Prepared, Probed, Refusal};
 use crate::failpoint;
@@ -22,6 +23,8 @@ pub(super) enum Done {
     Ended(CommandId, Outcome),
     /// It was found out what became of an effect.
     Probed(CommandId, Probed),
+    /// The server was asked for a certificate.
+    Certificate(Result<Box<Issued>, CertificateError>),
 }
 
 /// The way to the threads and back.
@@ -94,6 +97,11 @@ impl Effects {
     /// Finds out what became of an effect.
     pub(super) fn probe(&self, id: CommandId, observed: Observed, kernel: Kernel) -> std::io::Result<()> {
         self.on_a_thread("probe", move || Done::Probed(id, observed.probe(&kernel)))
+    }
+
+    /// Makes a key, and asks the server to sign a certificate for it.
+    pub(super) fn ask_for_certificate(&self, config: Config) -> std::io::Result<()> {
+        self.on_a_thread("certificate", move || super::certificate::ask(&config))
     }
 
     fn on_a_thread(&self, name: &str, work: impl FnOnce() -> Done + Send + 'static) -> std::io::Result<()> {

@@ -44,6 +44,7 @@ impl Agent {
         self.reporter.touch();
         if opened && !self.answered {
             self.answered = true;
+            self.certificate_is_answered();
             let link = self.session.tried.as_ref().map(ToString::to_string).unwrap_or_default();
             tracing::info!(link, waiting, "connected; the server answers");
             self.report_config().await;

@@ -2,6 +2,7 @@
 //! and pure; everything that blocks is on a thread of its own.
 
 mod agent;
+mod certificate;
 mod commands;
 mod desired;
 mod effects;

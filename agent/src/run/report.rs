@@ -162,6 +162,8 @@ impl Agent {
             last_ack_at_ms: self.reporter.last_ack_at_ms,
             outbox_depth: outbox.map_or(0, |outbox| outbox.depth() as u64),
             outbox_bytes: outbox.map_or(0, |outbox| outbox.unacked_bytes()),
+            certificate_expires_at_ms: self.certificates.times().map(|(expires, _)| expires),
+            certificate_renew_at_ms: self.certificates.times().map(|(_, renews)| renews),
             last_heartbeat_at_ms: self.reporter.last_heartbeat_at_ms,
             app,
             held_reason: open_commands.iter().find_map(|command| command.held_reason.clone()),

@@ -31,6 +31,7 @@ impl Agent {
         }
         let interval_changed = config.heartbeat_interval_seconds != self.config.heartbeat_interval_seconds;
         self.config = config;
+        self.certificates.read_again(&self.config);
         if interval_changed {
             let first = self.next_heartbeat.saturating_sub(self.now()).min(self.interval());
             self.next_heartbeat = self.now() + first;

@@ -1,5 +1,7 @@
 //! A [`Status`] in words.
 
+use protocol::message::rfc3339;
+
 use super::{Connection, Status};
 use crate::command::OpenCommand;
 
@@ -44,6 +46,9 @@ pub fn describe(status: &Status, now_ms: i64) -> String {
         ("Last heartbeat", maybe_ago(status.last_heartbeat_at_ms)),
         ("Last confirmation", maybe_ago(status.last_ack_at_ms)),
     ];
+    if let (Some(until), Some(renews)) = (status.certificate_expires_at_ms, status.certificate_renew_at_ms) {
+        lines.push(("Certificate", format!("valid until {}, renews {}", rfc3339(until), rfc3339(renews))));
+    }
     if let Some(error) = &status.last_error {
         let when = status.last_error_at_ms.map(|ms| format!(" ({})", ago(ms))).unwrap_or_default();
         lines.push(("Last error", format!("{error}{when}")));
