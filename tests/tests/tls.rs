@@ -7,32 +7,30 @@ use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use end_to_end::{ADMIN_EMAIL, ADMIN_PASSWORD, Agent, Api, Server, free_port, wait_for};
+use end_to_end::{ADMIN_EMAIL, ADMIN_PASSWORD, Agent, Api, Secure, Server, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// A server with an authority of its own, and its two encrypted ports.
-struct Secure {
-    server: Server,
-    https: u16,
-    mqtts: u16,
+/// A server with tools around it.
+struct Site(Secure);
+
+impl std::ops::Deref for Site {
+    type Target = Secure;
+
+    fn deref(&self) -> &Secure {
+        &self.0
+    }
 }
 
-impl Secure {
-    fn start() -> Self {
-        let (https, mqtts) = (free_port(), free_port());
-        let mut server = Server::start();
-        assert!(server.stop().success());
-        let told = server.run_ok(&["tls", "init", "--name", "localhost", "--name", "127.0.0.1"], "");
-        assert!(told.contains("localhost, 127.0.0.1"), "{told}");
-        server.set("FLEET_HTTPS_LISTEN", Some(&format!("127.0.0.1:{https}")));
-        server.set("FLEET_MQTTS_LISTEN", Some(&format!("127.0.0.1:{mqtts}")));
-        server.start_again();
-        Self { server, https, mqtts }
+impl std::ops::DerefMut for Site {
+    fn deref_mut(&mut self) -> &mut Secure {
+        &mut self.0
     }
+}
 
-    fn authority(&self) -> String {
-        self.server.data_dir().join("tls/ca.pem").to_str().unwrap().to_owned()
+impl Site {
+    fn start() -> Self {
+        Self(Secure::start_with(&[]))
     }
 
     fn curl(&self, arguments: &[&str]) -> Output {
@@ -82,7 +80,7 @@ fn mosquitto(port: u16, authority: &str) -> Output {
 
 #[test]
 fn people_and_tools_come_in_encrypted_with_the_authority_and_not_without() {
-    let secure = Secure::start();
+    let secure = Site::start();
     let authority = secure.authority();
     let url = format!("https://localhost:{}/ready", secure.https);
     let answer = secure.curl(&["--cacert", &authority, "-i", &url]);
@@ -97,7 +95,7 @@ fn people_and_tools_come_in_encrypted_with_the_authority_and_not_without() {
 
 #[test]
 fn an_agent_is_enrolled_over_https_and_connects_by_mqtts_or_by_wss_where_that_is_all_there_is() {
-    let mut secure = Secure::start();
+    let mut secure = Site::start();
     let authority = secure.authority();
     let url = format!("https://localhost:{}", secure.https);
     let key = secure.server.enrollment_key();
@@ -129,7 +127,7 @@ fn an_agent_is_enrolled_over_https_and_connects_by_mqtts_or_by_wss_where_that_is
 
 #[test]
 fn a_certificate_that_changes_is_in_use_within_seconds_and_a_broken_one_changes_nothing() {
-    let secure = Secure::start();
+    let secure = Site::start();
     let before = secure.serial();
     secure.server.run_ok(&["tls", "init"], "");
     wait_for("the new certificate", SOON, || (secure.serial() != before).then_some(()));
@@ -141,7 +139,7 @@ fn a_certificate_that_changes_is_in_use_within_seconds_and_a_broken_one_changes_
 
 #[test]
 fn a_client_that_does_not_finish_its_handshake_is_closed_after_ten_seconds() {
-    let secure = Secure::start();
+    let secure = Site::start();
     for port in [secure.mqtts, secure.https] {
         let mut silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
         silent.set_read_timeout(Some(Duration::from_secs(30))).unwrap();

@@ -11,8 +11,8 @@ use crate::config::MqttUrl;
 pub enum LinkError {
     /// The broker does not accept the device's credentials.
     #[error(
-        "{url} refuses this device's token or name; if the token was changed or the device was removed on the server, \
-         enrol it again (r58-fleet-agent enroll)"
+        "{url} refuses this device's token, certificate or name; if the token was changed or the device was removed on the \
+         server, enrol it again (r58-fleet-agent enroll)"
     )]
     Credentials {
         /// The broker.

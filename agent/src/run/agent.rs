@@ -331,9 +331,17 @@ impl Agent {
         if self.sends_token() {
             self.rotation_hears_of_link(error);
         }
-        self.certificate_hears_of_link(error);
+        let another_way = self.certificate_hears_of_link(error);
         if let Some(store) = &mut self.folder.store {
             store.uplink.disconnected();
+        }
+        if another_way {
+            // At once, and there: it is not the address that is wrong.
+            self.answered = false;
+            self.session.stage = Stage::Waiting { until: self.now() };
+            let problem = with_causes(error);
+            tracing::warn!("{problem}; trying another credential");
+            return self.reporter.error(problem, self.kernel.wall_ms());
         }
         self.connection_failed(with_causes(error), Duration::ZERO);
     }

@@ -124,10 +124,11 @@ impl Agent {
         self.certificates.trial.answered(self.certificates.with);
     }
 
-    /// A connection has ended, or has not come about.
-    pub(super) fn certificate_hears_of_link(&mut self, error: &LinkError) {
+    /// A connection has ended, or has not come about. Whether that may be the certificate's fault, and there is another way to log in.
+    pub(super) fn certificate_hears_of_link(&mut self, error: &LinkError) -> bool {
+        let with = self.certificates.with;
         if self.answered {
-            return;
+            return false;
         }
         let blame = match error {
             LinkError::Credentials { .. } | LinkError::Tls { .. } => Blame::Certain,
@@ -136,10 +137,11 @@ impl Agent {
             LinkError::Closed { .. } | LinkError::Refused { .. } | LinkError::Protocol { .. } => Blame::Possible,
             _ => Blame::Innocent,
         };
-        self.certificates.trial.failed(self.certificates.with, blame);
-        if self.certificates.with == With::Candidate && self.certificates.candidate.take().is_some() {
+        self.certificates.trial.failed(with, blame);
+        if with == With::Candidate && self.certificates.candidate.take().is_some() {
             self.no_certificate(&format!("the new one does not get through ({error})"), Duration::ZERO);
         }
+        with != With::Token && blame != Blame::Innocent && self.config.device_token.is_some()
     }
 
     /// The server was asked where its broker is.

@@ -33,6 +33,7 @@ pub fn mark(copy: &Copy, orgs: &[OrgId], now_ms: i64) -> Vec<Statement> {
     statements.extend(doubt_devices(now_ms));
     statements.extend(overtake_devices(now_ms));
     statements.extend(end_sessions(now_ms));
+    statements.push(end_certificates());
     let context = AuditContext::system();
     statements.extend(orgs.iter().map(|org| {
         audit::insert(&AuditEntry {
@@ -112,4 +113,9 @@ fn end_sessions(now_ms: i64) -> [Statement; 2] {
         Statement::new("DELETE FROM refresh_tokens", Vec::new()),
         Statement::new("UPDATE users SET token_version = max(token_version + ?2, ?1)", values![now_ms, FAR]),
     ]
+}
+
+/// One that was taken back since must not come to life again. Devices get others with their tokens.
+fn end_certificates() -> Statement {
+    Statement::new("DELETE FROM device_certificates", Vec::new())
 }
