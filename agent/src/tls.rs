@@ -92,9 +92,8 @@ impl Identity {
         let identity = Self { chain, key: private_key(pem, path)? };
         // They have to belong together.
         let provider = rustls::crypto::ring::default_provider();
-        rustls::sign::CertifiedKey::from_der(identity.chain.clone(), identity.key.clone_key(), &provider).map_err(
-            |source| TlsError::Identity { cert: path.to_owned(), key: path.to_owned(), source },
-        )?;
+        rustls::sign::CertifiedKey::from_der(identity.chain.clone(), identity.key.clone_key(), &provider)
+            .map_err(|source| TlsError::Identity { cert: path.to_owned(), key: path.to_owned(), source })?;
         Ok(identity)
     }
 }
@@ -125,7 +124,8 @@ pub(crate) fn client_config_with(
         .with_root_certificates(roots);
     let client = match identity {
         Some(identity) => builder.with_client_auth_cert(identity.chain, identity.key).map_err(|source| {
-            let [cert, key] = [&config.client_cert, &config.client_key].map(|path| path.clone().unwrap_or_default());
+            let [cert, key] =
+                [&config.client_cert, &config.client_key].map(|path| path.clone().unwrap_or_default());
             TlsError::Identity { cert, key, source }
         })?,
         None => builder.with_no_client_auth(),
@@ -188,7 +188,8 @@ fn all_certificates(
 }
 
 fn private_key(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(pem).map_err(|_| TlsError::Pem { what: "private key", path: path.to_owned() })
+    PrivateKeyDer::from_pem_slice(pem)
+        .map_err(|_| TlsError::Pem { what: "private key", path: path.to_owned() })
 }
 
 fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {

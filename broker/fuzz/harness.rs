@@ -91,7 +91,10 @@ impl Harness {
             let (mut client, server) = tokio::io::duplex(1 << 16);
             let peer = ([127, 0, 0, 1], 1883).into();
             let gate = broker.clone();
-            let serving = tokio::spawn(async move { gate.serve_stream(server, Origin::new(peer, Transport::Tcp)).await });
+            let serving =
+                tokio::spawn(
+                    async move { gate.serve_stream(server, Origin::new(peer, Transport::Tcp)).await },
+                );
             let mut said = Vec::new();
             if login != Login::Nobody {
                 begin(&mut client, &mut said, login, version, publisher).await;

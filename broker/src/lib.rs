@@ -40,7 +40,8 @@ pub use counters::CountersSnapshot;
 pub use limits::Limits;
 pub use listen::listen;
 pub use principal::{
-    Authentication, Authenticator, ConnectAttempt, Origin, Principal, PrincipalKey, Refusal, Secret, Transport,
+    Authentication, Authenticator, ConnectAttempt, Origin, Principal, PrincipalKey, Refusal, Secret,
+    Transport,
 };
 pub use registry::ConnectionInfo;
 pub use service::{Message, QoS, ServicePublisher, ServiceSubscriber};

@@ -232,7 +232,9 @@ impl Harness {
             now_ms,
         ));
         if known.is_ok() {
-            let (Credential::Bearer(secret) | Credential::DeviceToken(secret)) = credential;
+            let (Credential::Bearer(secret) | Credential::DeviceToken(secret)) = credential else {
+                panic!("a header passed for a certificate");
+            };
             let is_ours = self.words.iter().any(|(_, word)| word == secret.expose());
             assert!(is_ours, "somebody was let in with {:?}", secret.expose());
         }

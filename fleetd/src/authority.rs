@@ -153,8 +153,14 @@ impl Authority {
     fn make_folder(&self) -> Result<(), AuthorityError> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
         // The server, which is not root, reads and writes in it.
-        made.and_then(|()| crate::store::swap::like_its_folder(&self.folder, self.folder.parent().unwrap_or(&self.folder)))
-            .map_err(|source| AuthorityError::File { operation: "make", path: self.folder.clone(), source })
+        made.and_then(|()| {
+            crate::store::swap::like_its_folder(&self.folder, self.folder.parent().unwrap_or(&self.folder))
+        })
+        .map_err(|source| AuthorityError::File {
+            operation: "make",
+            path: self.folder.clone(),
+            source,
+        })
     }
 
     fn make_authority(&self, files: Files, name: &str, now_s: i64) -> Result<(), AuthorityError> {
@@ -192,8 +198,7 @@ impl Authority {
         }
         let key = self.read_key("server.key")?;
         let issuer = self.issuer(SERVERS)?;
-        let authority =
-            self.read(SERVERS.certificate)?.ok_or_else(|| self.damaged(SERVERS.certificate))?;
+        let authority = self.read(SERVERS.certificate)?.ok_or_else(|| self.damaged(SERVERS.certificate))?;
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = called(names.first().map_or("fleetd", String::as_str));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

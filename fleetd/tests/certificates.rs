@@ -69,7 +69,8 @@ fn a_device_gets_a_certificate_with_its_token_and_logs_in_with_it_alone() {
     let shown = server.get("/api/v1/devices/cam-1").by_person("admin").send().body;
     assert_eq!(shown["certificate_expires_at"], answer.body["certificate_expires_at"]);
     let life = |field: &str| {
-        let at = |field: &str| protocol::message::parse_rfc3339(answer.body[field].as_str().unwrap()).unwrap();
+        let at =
+            |field: &str| protocol::message::parse_rfc3339(answer.body[field].as_str().unwrap()).unwrap();
         (at(field) - at("server_time")).div_euclid(86_400_000)
     };
     assert_eq!((life("certificate_renew_at"), life("certificate_expires_at")), (59, 89));
@@ -96,7 +97,8 @@ fn what_takes_a_certificate_back_ends_its_connections_and_leaves_other_devices_a
     let server = server();
     let other = server.device("admin", "cam-2");
     let csr = certificate_request();
-    let of_other = server.post("/api/v1/devices/cam-2/certificate").by_device(&other).json(&json!({"csr": csr}));
+    let of_other =
+        server.post("/api/v1/devices/cam-2/certificate").by_device(&other).json(&json!({"csr": csr}));
     let of_other = hash(&of_other);
     for (method, path, token_dies) in [
         ("POST", "/api/v1/devices/cam-1/revoke-certificates", false),
@@ -117,7 +119,10 @@ fn what_takes_a_certificate_back_ends_its_connections_and_leaves_other_devices_a
         let ended = server.ended.0.lock().unwrap().clone();
         assert!(ended.contains(&format!("device default/cam-1 with {serial}")), "{path}: {ended:?}");
         if path.ends_with("revoke-certificates") {
-            assert!(!ended.contains(&"device default/cam-1".to_owned()), "what its token made stays: {ended:?}");
+            assert!(
+                !ended.contains(&"device default/cam-1".to_owned()),
+                "what its token made stays: {ended:?}"
+            );
             assert!(ask(&server, &token, &certificate_request()).status == 201);
         }
         if method == "POST" {
@@ -217,7 +222,11 @@ fn a_server_that_signs_nothing_says_so_and_registers_as_before() {
     let body = json!({"device_id": "cam-2", "csr": certificate_request()});
     let answer = server.post("/api/v1/devices/register").by_person("admin").json(&body);
     assert_eq!(answer.status, 409, "{}", answer.text);
-    assert_eq!(server.get("/api/v1/devices/cam-2").by_person("admin").send().status, 404, "nothing is half done");
+    assert_eq!(
+        server.get("/api/v1/devices/cam-2").by_person("admin").send().status,
+        404,
+        "nothing is half done"
+    );
     let told = server.get("/api/v1/connect").by_device(&token).send();
     assert_eq!(told.body["client_certificates"], json!(false));
 }

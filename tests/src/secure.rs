@@ -1,5 +1,7 @@
 //! A server with an authority of its own, and its two encrypted ports.
 
+use std::process::Output;
+
 use crate::{Agent, Server, free_port};
 
 /// The server, and where it listens encrypted.
@@ -29,6 +31,17 @@ impl Secure {
         Self { server, https, mqtts }
     }
 
+    /// As [`Self::start_with`], where devices find MQTT over TLS alone; they are enrolled over plain HTTP.
+    pub fn by_mqtts_alone(settings: &[(&str, &str)]) -> Self {
+        let mut secure = Self::start_with(settings);
+        assert!(secure.server.stop().success());
+        secure.server.set("FLEET_HTTPS_LISTEN", None);
+        secure.server.set("FLEET_MQTT_LISTEN", Some(""));
+        secure.server.start_again();
+        secure.https = 0;
+        secure
+    }
+
     /// The certificate that clients need to know the server by.
     pub fn authority(&self) -> String {
         self.file("ca.pem")
@@ -39,17 +52,23 @@ impl Secure {
         self.server.data_dir().join("tls").join(name).to_str().expect("a temporary folder").to_owned()
     }
 
-    /// The base of HTTPS.
+    /// The base of HTTPS, or of HTTP where there is none.
     pub fn url(&self) -> String {
-        format!("https://localhost:{}", self.https)
+        if self.https == 0 { self.server.url() } else { format!("https://localhost:{}", self.https) }
     }
 
-    /// Enrols a device over HTTPS, as an installer would; does not start it.
+    /// Enrols a device, as an installer would; does not start it.
     pub fn enroll(&self, device: &str) -> Agent {
-        let (agent, authority) = (Agent::unenrolled(device), self.authority());
-        let arguments = ["enroll", &self.url(), "--key", "-", "--device-id", device, "--ca", &authority];
-        let output = agent.run(&arguments, &self.server.enrollment_key());
+        let agent = Agent::unenrolled(device);
+        let output = self.run_enroll(&agent);
         assert!(output.status.success(), "enrol: {}", String::from_utf8_lossy(&output.stderr));
         agent
+    }
+
+    /// Runs the installer's command.
+    pub fn run_enroll(&self, agent: &Agent) -> Output {
+        let (url, authority) = (self.url(), self.authority());
+        let arguments = ["enroll", &url, "--key", "-", "--device-id", agent.device(), "--ca", &authority];
+        agent.run(&arguments, &self.server.enrollment_key())
     }
 }

@@ -86,15 +86,21 @@ fn a_device_gets_a_certificate_when_it_is_enrolled_and_needs_nothing_else_to_log
     assert!(!shown.contains("TLS Web Server Authentication") && !shown.contains("CA:TRUE"), "{shown}");
     openssl(&["pkey", "-noout", "-in", file]);
     let config = fs::read_to_string(agent.config_file()).unwrap();
-    assert!(config.contains(&format!("CLIENT_CERT={file}")) && config.contains(&format!("CLIENT_KEY={file}")), "{config}");
+    assert!(
+        config.contains(&format!("CLIENT_CERT={file}")) && config.contains(&format!("CLIENT_KEY={file}")),
+        "{config}"
+    );
 
     // Any tool gets in with it alone, as this device and no other.
     let said = publish(&secure, DEVICE, file, file, &["-d"]);
     assert!(said.status.success(), "{}", text(&said));
     let said = publish(&secure, DEVICE, file, file, &["-u", "default/studio-001"]);
     assert!(said.status.success(), "{}", text(&said));
-    for (device, more) in [("studio-002", &[][..]), (DEVICE, &["-u", "default/studio-002"]), (DEVICE, &["-u", "admin@example.com"])]
-    {
+    for (device, more) in [
+        ("studio-002", &[][..]),
+        (DEVICE, &["-u", "default/studio-002"]),
+        (DEVICE, &["-u", "admin@example.com"]),
+    ] {
         let said = publish(&secure, device, file, file, more);
         assert!(!said.status.success(), "{device} {more:?}: {}", text(&said));
     }
@@ -129,18 +135,46 @@ fn what_no_certificate_of_this_device_is_does_not_get_in() {
     let (key, request) = (at("key.pem"), at("request.pem"));
     openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &key]);
     openssl(&["req", "-new", "-key", &key, "-subj", "/CN=default\\/studio-001", "-out", &request]);
+    let uses = at("uses.cnf");
+    fs::write(&uses, "extendedKeyUsage=clientAuth\n").unwrap();
     let sign = |name: &str, ca: &str, ca_key: &str| {
         let cert = at(name);
-        openssl(&["x509", "-req", "-in", &request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "9", "-out", &cert]);
+        let signing =
+            ["x509", "-req", "-in", &request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "9"];
+        openssl(&[&signing[..], &["-extfile", &uses, "-out", &cert]].concat());
         cert
     };
     // TLS itself refuses what the authority for devices has not signed.
     let self_signed = at("self.pem");
-    openssl(&["req", "-x509", "-new", "-key", &key, "-subj", "/CN=default\\/studio-001", "-days", "9", "-out", &self_signed]);
+    openssl(&[
+        "req",
+        "-x509",
+        "-new",
+        "-key",
+        &key,
+        "-subj",
+        "/CN=default\\/studio-001",
+        "-days",
+        "9",
+        "-out",
+        &self_signed,
+    ]);
     let (foreign_ca, foreign_key) = (at("foreign-ca.pem"), at("foreign-ca.key"));
     openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &foreign_key]);
     // The name of ours, and another key.
-    openssl(&["req", "-x509", "-new", "-key", &foreign_key, "-subj", "/CN=R58 Fleet devices", "-days", "9", "-out", &foreign_ca]);
+    openssl(&[
+        "req",
+        "-x509",
+        "-new",
+        "-key",
+        &foreign_key,
+        "-subj",
+        "/CN=R58 Fleet devices",
+        "-days",
+        "9",
+        "-out",
+        &foreign_ca,
+    ]);
     let foreign = sign("foreign.pem", &foreign_ca, &foreign_key);
     let of_servers = sign("of-servers.pem", &secure.authority(), &secure.file("ca.key"));
     for (cert, key) in [
@@ -175,7 +209,10 @@ fn what_no_certificate_of_this_device_is_does_not_get_in() {
         "Client-Cert: :MIIB:".to_owned(),
     ];
     let arguments: Vec<&str> = headers.iter().flat_map(|header| ["-H", header.as_str()]).collect();
-    let said = Command::new("curl").args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", &plain]).args(&arguments).output();
+    let said = Command::new("curl")
+        .args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", &plain])
+        .args(&arguments)
+        .output();
     assert_eq!(text(&said.unwrap()), "401");
     assert_eq!(get(&secure, "/api/v1/connect", &arguments).unwrap().0, 401);
     // Nobody has to have one.
@@ -190,8 +227,20 @@ fn of_a_request_the_server_takes_the_key_and_nothing_else() {
     let (key, request) = (at("key.pem"), at("request.pem"));
     openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &key]);
     openssl(&[
-        "req", "-new", "-key", &key, "-subj", "/CN=default\\/admin", "-addext", "basicConstraints=critical,CA:TRUE", "-addext",
-        "extendedKeyUsage=serverAuth", "-addext", "subjectAltName=DNS:localhost", "-out", &request,
+        "req",
+        "-new",
+        "-key",
+        &key,
+        "-subj",
+        "/CN=default\\/admin",
+        "-addext",
+        "basicConstraints=critical,CA:TRUE",
+        "-addext",
+        "extendedKeyUsage=serverAuth",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-out",
+        &request,
     ]);
     let csr = fs::read_to_string(&request).unwrap();
     let body = serde_json::json!({"device_id": DEVICE, "csr": csr});
@@ -201,7 +250,12 @@ fn of_a_request_the_server_takes_the_key_and_nothing_else() {
     fs::write(&cert, answer["certificate"].as_str().unwrap()).unwrap();
     let shown = openssl(&["x509", "-noout", "-text", "-in", &cert]).replace(" = ", "=");
     assert!(shown.contains("Subject: CN=default/studio-001"), "{shown}");
-    assert!(!["CA:TRUE", "localhost", "Server Authentication", "default/admin"].iter().any(|part| shown.contains(part)), "{shown}");
+    assert!(
+        !["CA:TRUE", "localhost", "Server Authentication", "default/admin"]
+            .iter()
+            .any(|part| shown.contains(part)),
+        "{shown}"
+    );
     assert!(publish(&secure, DEVICE, &cert, &key, &[]).status.success());
     // A request that was changed after it was signed.
     let der = openssl(&["req", "-in", &request, "-noout", "-modulus"]);
@@ -209,7 +263,10 @@ fn of_a_request_the_server_takes_the_key_and_nothing_else() {
     let lines: Vec<&str> = csr.lines().collect();
     let middle = lines.len() / 2;
     let broken = csr.replacen(lines[middle], &lines[middle].chars().rev().collect::<String>(), 1);
-    let (status, answer) = secure.server.api().post("/devices/register", &serde_json::json!({"device_id": "other", "csr": broken}));
+    let (status, answer) = secure
+        .server
+        .api()
+        .post("/devices/register", &serde_json::json!({"device_id": "other", "csr": broken}));
     assert_eq!(status, 422, "{answer}");
 }
 
@@ -224,7 +281,11 @@ fn a_certificate_is_renewed_before_its_end_and_a_device_that_was_off_past_it_com
     is_heard(&secure, &agent, "the device by its first certificate");
     assert_eq!(serial(&path), first, "the first one is in use");
     wait_for("another certificate", life, || (serial(&path) != first).then_some(()));
-    assert!(enrolled.elapsed() > life * 6 / 10, "not before two thirds of its life: {:?}", enrolled.elapsed());
+    assert!(
+        enrolled.elapsed() > life * 6 / 10,
+        "not before two thirds of its life: {:?}",
+        enrolled.elapsed()
+    );
     assert!(agent.log().contains("logs in by a certificate from now on"), "{}", agent.log());
     is_heard(&secure, &agent, "the device by its second certificate");
 
@@ -242,7 +303,7 @@ fn a_certificate_is_renewed_before_its_end_and_a_device_that_was_off_past_it_com
 
 #[test]
 fn a_certificate_that_is_taken_back_ends_its_connection_at_once_and_the_device_gets_another_one() {
-    let secure = Secure::start_with(&[SIGNS]);
+    let secure = Secure::by_mqtts_alone(&[SIGNS]);
     let mut agent = secure.enroll(DEVICE);
     // Somebody has copied the file.
     let stolen = secure.server.folder().join("stolen.pem");
@@ -250,14 +311,25 @@ fn a_certificate_that_is_taken_back_ends_its_connection_at_once_and_the_device_g
     let (port, file) = (secure.mqtts.to_string(), stolen.to_str().unwrap());
     let mut thief = Command::new("stdbuf")
         .args(["-oL", "mosquitto_sub", "-h", "localhost", "-p", &port, "--cafile", &secure.authority(), "-d"])
-        .args(["--cert", file, "--key", file, "-i", "default/studio-001", "-t", "fleet/v1/default/device/studio-001/command"])
+        .args([
+            "--cert",
+            file,
+            "--key",
+            file,
+            "-i",
+            "default/studio-001",
+            "-t",
+            "fleet/v1/default/device/studio-001/command",
+        ])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let (said, heard) = mpsc::channel();
     let lines = BufReader::new(thief.stdout.take().unwrap()).lines();
-    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| said.send((Instant::now(), line))));
+    std::thread::spawn(move || {
+        lines.map_while(Result::ok).try_for_each(|line| said.send((Instant::now(), line)))
+    });
     let until = |part: &str| loop {
         let (at, line) = heard.recv_timeout(SOON).unwrap_or_else(|_| panic!("no {part}"));
         if line.contains(part) {
@@ -288,7 +360,8 @@ fn a_certificate_that_is_taken_back_ends_its_connection_at_once_and_the_device_g
     wait_for("another certificate", SOON, || (serial(&pem(&agent)) != first).then_some(()));
     is_heard(&secure, &agent, "the device by its new certificate");
     let second = serial(&pem(&agent));
-    let (status, answer) = secure.server.api().post("/devices/studio-001/revoke-certificates", &serde_json::json!({}));
+    let (status, answer) =
+        secure.server.api().post("/devices/studio-001/revoke-certificates", &serde_json::json!({}));
     assert_eq!(status, 200, "{answer}");
     wait_for("a third certificate", SOON, || (serial(&pem(&agent)) != second).then_some(()));
     is_heard(&secure, &agent, "the device after its connection was ended");
@@ -297,7 +370,7 @@ fn a_certificate_that_is_taken_back_ends_its_connection_at_once_and_the_device_g
 
 #[test]
 fn devices_get_certificates_when_their_server_begins_to_sign_and_when_it_has_lost_its_authority() {
-    let mut secure = Secure::start_with(&[]);
+    let mut secure = Secure::by_mqtts_alone(&[]);
     let mut agent = secure.enroll(DEVICE);
     assert!(!pem(&agent).exists());
     agent.start();
@@ -327,30 +400,99 @@ fn devices_get_certificates_when_their_server_begins_to_sign_and_when_it_has_los
 }
 
 #[test]
-fn a_power_cut_at_any_instant_of_a_renewal_leaves_a_device_that_comes_back() {
+fn an_agent_with_files_of_somebodys_own_and_no_token_connects_by_them_and_one_with_a_token_does_without_them()
+{
     let secure = Secure::start_with(&[SIGNS]);
     let mut agent = secure.enroll(DEVICE);
-    let path = pem(&agent);
-    for times in 1..=2 {
+    let token = fs::read_to_string(agent.config_file()).unwrap();
+    let token = token.lines().find(|line| line.starts_with("DEVICE_TOKEN=")).unwrap().to_owned();
+    let own = secure.server.folder().join("own.pem");
+    fs::copy(pem(&agent), &own).unwrap();
+    let config = |own: &Path, more: &str| {
+        let (url, authority, own) = (secure.url(), secure.authority(), own.display());
+        format!(
+            "FLEET_URL={url}\nDEVICE_ID={DEVICE}\nCA_FILE={authority}\nCLIENT_CERT={own}\nCLIENT_KEY={own}\n{more}\n"
+        )
+    };
+    agent.write_config(&config(&own, ""));
+    let api = secure.server.api();
+    let by = |transport: &str| {
+        wait_for(transport, SOON, || {
+            std::thread::sleep(Duration::from_millis(300));
+            (api.device(DEVICE)["transport"] == transport).then_some(())
+        });
+    };
+    agent.start();
+    is_heard(&secure, &agent, "the device by its certificate, which HTTPS takes as well");
+    by("mqtts");
+    assert!(agent.stop().success());
+    agent.set("MQTT_URL", Some(&format!("wss://localhost:{}/mqtt", secure.https)));
+    agent.start();
+    by("wss");
+    is_heard(&secure, &agent, "the device by WebSocket");
+    assert!(agent.stop().success());
+    agent.set("MQTT_URL", None);
+
+    // Files that are of no use, beside a token that is.
+    let foreign = secure.server.folder().join("foreign.pem");
+    let key = secure.server.folder().join("foreign.key");
+    let (cert, key) = (foreign.to_str().unwrap(), key.to_str().unwrap());
+    openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", key]);
+    openssl(&["req", "-x509", "-new", "-key", key, "-subj", "/CN=x", "-days", "9", "-out", cert]);
+    fs::write(cert, fs::read_to_string(cert).unwrap() + &fs::read_to_string(key).unwrap()).unwrap();
+    for (name, content) in [("foreign", None), ("no PEM", Some("nothing")), ("missing", None)] {
+        if let Some(content) = content {
+            fs::write(&foreign, content).unwrap();
+        }
+        if name == "missing" {
+            fs::remove_file(&foreign).unwrap();
+        }
+        agent.write_config(&config(&foreign, &token));
+        agent.start();
+        is_heard(&secure, &agent, name);
+        assert!(agent.stop().success());
+    }
+    assert_eq!(fs::read(&own).unwrap(), fs::read(pem(&agent)).unwrap(), "they are left alone");
+}
+
+#[test]
+fn a_power_cut_at_any_instant_of_an_enrolment_or_a_renewal_leaves_a_device_that_comes_back() {
+    let secure = Secure::by_mqtts_alone(&[SIGNS]);
+    // The token's file and `fleet.conf` come first; then the authority, the certificate, and `fleet.conf` again.
+    let mut agent = Agent::unenrolled(DEVICE);
+    for times in 4..=5 {
         for place in agent::config::FILE_FAILPOINTS {
-            // As if the server had just begun to sign: the file, then `fleet.conf`.
-            let _ = fs::remove_file(&path);
-            let config = fs::read_to_string(agent.config_file()).unwrap();
-            let kept: Vec<&str> = config.lines().filter(|line| !line.starts_with("CLIENT_")).collect();
-            agent.write_config(&(kept.join("\n") + "\n"));
+            let _ = fs::remove_file(pem(&agent));
+            agent.write_config("# enrolled anew\n");
+            secure.server.api().post("/devices/studio-001/allow-reenrollment", &serde_json::json!({}));
             agent.set(VARIABLE, Some(&format!("{place}#{times}")));
-            agent.start();
-            wait_for("the power cut", 2 * SOON, || agent.ended());
-            agent.kill();
+            let cut = secure.run_enroll(&agent);
+            assert!(!cut.status.success(), "{place}#{times} is passed: {}", text(&cut));
             agent.set(VARIABLE, None);
             agent.start();
             is_heard(&secure, &agent, place);
-            wait_for("a certificate in the end", 2 * SOON, || {
-                let config = fs::read_to_string(agent.config_file()).ok()?;
-                (path.exists() && config.contains("\nCLIENT_CERT=")).then_some(())
-            });
-            is_heard(&secure, &agent, place);
             assert!(agent.stop().success());
+            let again = secure.run_enroll(&agent);
+            assert!(
+                again.status.success() && text(&again).contains("It has a certificate"),
+                "{}",
+                text(&again)
+            );
         }
+    }
+    for place in agent::config::FILE_FAILPOINTS {
+        let before = serial(&pem(&agent));
+        agent.set(VARIABLE, Some(place));
+        agent.start();
+        is_heard(&secure, &agent, "the device by its certificate");
+        secure.server.run_ok(&["device", "revoke-certificates", "--device-id", DEVICE], "");
+        wait_for("the power cut", 2 * SOON, || agent.ended());
+        agent.kill();
+        agent.set(VARIABLE, None);
+        agent.start();
+        is_heard(&secure, &agent, place);
+        wait_for("another certificate", SOON, || (serial(&pem(&agent)) != before).then_some(()));
+        is_heard(&secure, &agent, "the device by its new certificate");
+        assert!(agent.stop().success());
     }
 }

@@ -88,8 +88,7 @@ pub(crate) fn ask(config: &Config) -> Result<Issued, CertificateError> {
     let odd = |problem: String| CertificateError::Answer { server: server.clone(), problem };
     let signed: Signed = serde_json::from_slice(&answer.body).map_err(|error| odd(error.to_string()))?;
     let time = |text: &str| protocol::message::parse_rfc3339(text).map_err(|error| odd(error.to_string()));
-    let (renew_at, expires_at) =
-        (time(&signed.certificate_renew_at)?, time(&signed.certificate_expires_at)?);
+    let (renew_at, expires_at) = (time(&signed.certificate_renew_at)?, time(&signed.certificate_expires_at)?);
     let issued = Issued::new(config, &new.key, &signed.certificate, renew_at, expires_at);
     issued.map_err(|error| odd(error.to_string()))
 }

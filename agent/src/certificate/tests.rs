@@ -16,8 +16,11 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789a
 fn device(more: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("fleet.conf");
-    fs::write(&file, format!("# mine\nFLEET_URL=https://f.example\nDEVICE_ID=studio-1\nDEVICE_TOKEN={TOKEN}\n{more}"))
-        .unwrap();
+    fs::write(
+        &file,
+        format!("# mine\nFLEET_URL=https://f.example\nDEVICE_ID=studio-1\nDEVICE_TOKEN={TOKEN}\n{more}"),
+    )
+    .unwrap();
     (folder, file)
 }
 
@@ -48,7 +51,10 @@ fn a_request_is_signed_with_the_new_key_and_openssl_reads_it() {
         assert_eq!((signature[0], usize::from(signature[1]) + 2, signature[2]), (3, signature.len(), 0));
         let point = &info[33..98];
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(info, &signature[3..]).unwrap();
-        assert!(matches!(PrivateKeyDer::from_pem_slice(new.key.as_bytes()).unwrap(), PrivateKeyDer::Pkcs8(_)));
+        assert!(matches!(
+            PrivateKeyDer::from_pem_slice(new.key.as_bytes()).unwrap(),
+            PrivateKeyDer::Pkcs8(_)
+        ));
         assert!(new.request.lines().chain(new.key.lines()).all(|line| line.len() <= 64));
     }
     let new = request::make().unwrap();
@@ -61,7 +67,8 @@ fn a_request_is_signed_with_the_new_key_and_openssl_reads_it() {
         .unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), new.request.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.contains("verify OK") && said.contains("prime256v1"), "{said}");
 }
 

@@ -70,7 +70,9 @@ fn report(enrolled: &Enrolled) {
     match certificate {
         Some(Ok(until)) => say(&format!("It has a certificate, good until {}.\n", rfc3339(*until))),
         Some(Err(problem)) => {
-            eprintln!("r58-fleet-agent: warning: no certificate yet: {problem}. The agent asks again, and uses its token until then");
+            eprintln!(
+                "r58-fleet-agent: warning: no certificate yet: {problem}. The agent asks again, and uses its token until then"
+            );
         }
         None => {}
     }

@@ -271,7 +271,10 @@ impl Agent {
                 let read = read.await;
                 match read {
                     Ok(Ok(tls)) => Some(tls),
-                    Ok(Err(error)) => return self.connection_failed(with_causes(&error), Duration::ZERO),
+                    Ok(Err(error)) => {
+                        self.certificate_is_unusable();
+                        return self.connection_failed(with_causes(&error), Duration::ZERO);
+                    }
                     Err(error) => return self.connection_failed(with_causes(&error), Duration::ZERO),
                 }
             } else {

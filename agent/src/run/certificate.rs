@@ -82,7 +82,10 @@ impl Agent {
     /// The configuration as the next question to the server takes it: without a certificate that may be why the last one failed.
     pub(super) fn config_to_ask_with(&self) -> Config {
         let mut config = self.config.clone();
-        if certificate::is_somebodys(&config) && config.device_token.is_some() && self.certificates.trial.next() == With::Token {
+        if certificate::is_somebodys(&config)
+            && config.device_token.is_some()
+            && self.certificates.trial.next() == With::Token
+        {
             (config.client_cert, config.client_key) = (None, None);
         }
         config
@@ -101,7 +104,9 @@ impl Agent {
         let (with, shown) = match (candidate, stored) {
             _ if token_is_due => (With::Token, Shown::Nothing),
             (Some(new), _) if takes_one => (With::Candidate, Shown::Own(new.identity.clone())),
-            (_, Some(stored)) if !has_token || takes_one && turn == With::Certificate && !is_over(&stored) => {
+            (_, Some(stored))
+                if !has_token || takes_one && turn == With::Certificate && !is_over(&stored) =>
+            {
                 (With::Certificate, Shown::Own(stored.identity.clone()))
             }
             _ if certificate::is_somebodys(&self.config) && turn == With::Certificate => {
@@ -124,6 +129,11 @@ impl Agent {
         self.certificates.trial.answered(self.certificates.with);
     }
 
+    /// A connection did not even begin: a file cannot be read or used, that of the certificate perhaps.
+    pub(super) fn certificate_is_unusable(&mut self) {
+        self.certificates.trial.failed(self.certificates.with, Blame::Possible);
+    }
+
     /// A connection has ended, or has not come about. Whether that may be the certificate's fault, and there is another way to log in.
     pub(super) fn certificate_hears_of_link(&mut self, error: &LinkError) -> bool {
         let with = self.certificates.with;
@@ -133,8 +143,12 @@ impl Agent {
         let blame = match error {
             LinkError::Credentials { .. } | LinkError::Tls { .. } => Blame::Certain,
             // A certificate is refused after the handshake of TLS 1.3: by an alert, or by an end.
-            LinkError::Network { source, .. } if source.kind() == io::ErrorKind::InvalidData => Blame::Certain,
-            LinkError::Closed { .. } | LinkError::Refused { .. } | LinkError::Protocol { .. } => Blame::Possible,
+            LinkError::Network { source, .. } if source.kind() == io::ErrorKind::InvalidData => {
+                Blame::Certain
+            }
+            LinkError::Closed { .. } | LinkError::Refused { .. } | LinkError::Protocol { .. } => {
+                Blame::Possible
+            }
             _ => Blame::Innocent,
         };
         self.certificates.trial.failed(with, blame);
@@ -148,9 +162,12 @@ impl Agent {
     pub(super) fn certificate_hears_of_server(&mut self, answer: Result<bool, &ConnectError>) {
         match answer {
             Ok(offered) => self.certificates.offered = offered,
-            Err(ConnectError::Http(HttpError::Tls { .. } | HttpError::Certificate { .. } | HttpError::Other { .. }))
-                if certificate::is_somebodys(&self.config) =>
-            {
+            Err(ConnectError::Http(
+                HttpError::Setup(_)
+                | HttpError::Tls { .. }
+                | HttpError::Certificate { .. }
+                | HttpError::Other { .. },
+            )) if certificate::is_somebodys(&self.config) => {
                 let with = self.certificates.trial.next();
                 self.certificates.trial.failed(with, Blame::Possible);
             }
@@ -168,8 +185,13 @@ impl Agent {
             return self.keep_certificate(now).await;
         }
         let by_mqtts = self.session.tried.as_ref().is_some_and(|url| url.scheme() == Scheme::Mqtts);
-        let is_busy = self.certificates.asking || self.certificates.candidate.is_some() || self.rotation.is_some();
-        if !by_mqtts || is_busy || self.config.fleet_url.is_none() || certificate::path(&self.config).is_none() {
+        let is_busy =
+            self.certificates.asking || self.certificates.candidate.is_some() || self.rotation.is_some();
+        if !by_mqtts
+            || is_busy
+            || self.config.fleet_url.is_none()
+            || certificate::path(&self.config).is_none()
+        {
             return;
         }
         let Certificates { stored, trial, offered, not_before, .. } = &mut self.certificates;

@@ -173,7 +173,8 @@ impl Agent {
 
     /// Whether the next connection has to be made with the token, to see what the server thinks of it.
     pub(super) fn token_is_tried_out(&self) -> bool {
-        self.rotation.as_ref().is_some_and(|turn| turn.step != Step::Told) || self.token_trial != Trial::Configured
+        self.rotation.as_ref().is_some_and(|turn| turn.step != Step::Told)
+            || self.token_trial != Trial::Configured
     }
 
     /// The broker has ended a connection, or not begun one.

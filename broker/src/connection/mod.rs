@@ -89,8 +89,7 @@ where
     let mut wire = Wire::new(io, gate.limits.write_time);
     let login = async {
         // Boxed, so that an idle connection does not pay for the size of its beginning.
-        let accepted =
-            Box::pin(handshake::handshake(&gate, &mut admission, &mut wire, from)).await;
+        let accepted = Box::pin(handshake::handshake(&gate, &mut admission, &mut wire, from)).await;
         if accepted.is_none() && !wire.out.is_empty() {
             Box::pin(wire.close()).await;
             return None;

@@ -371,7 +371,9 @@ fn credentials_over_plain_tcp_from_elsewhere_are_refused_unread() {
             let answer = broker.block_on(async {
                 let (mut near, far) = tokio::io::duplex(4096);
                 let gate = broker.broker.clone();
-                tokio::spawn(async move { gate.serve_stream(far, Origin::new(peer.parse().unwrap(), transport)).await });
+                tokio::spawn(async move {
+                    gate.serve_stream(far, Origin::new(peer.parse().unwrap(), transport)).await
+                });
                 near.write_all(&device(version, "cam-1").encode()).await.unwrap();
                 let mut answer = [0; 4];
                 tokio::time::timeout(PATIENCE, near.read_exact(&mut answer)).await.unwrap().unwrap();

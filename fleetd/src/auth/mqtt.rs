@@ -17,8 +17,8 @@ use crate::config::Secret;
 use crate::domain::user::Email;
 use crate::service::ingest::DeviceName;
 use crate::service::{Error, tokens};
-use crate::store::{certificates, credentials};
 use crate::store::users::{self, StoredUser};
+use crate::store::{certificates, credentials};
 
 /// What the rest of the server needs of the broker beside it: connections that can be ended, and devices that can be told
 /// something.
@@ -66,7 +66,9 @@ impl DatabaseAuthenticator {
         }
         let (name, password) = match (attempt.username, attempt.password, attempt.certificate) {
             (Some(name), Some(password), _) => (name, password),
-            (_, None, Some(certificate)) => return self.certified(address, &attempt.client_id, certificate).await,
+            (_, None, Some(certificate)) => {
+                return self.certified(address, &attempt.client_id, certificate).await;
+            }
             _ => return Err(Refusal::BadCredentials),
         };
         let Some(password) = password.as_str().map(|text| Secret::new(text.to_owned())) else {

@@ -5,7 +5,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SubjectPublicKeyInfo};
+use rcgen::{
+    CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, SubjectPublicKeyInfo,
+};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use x509_parser::time::ASN1Time;
@@ -67,7 +69,12 @@ impl DeviceAuthority {
     ///
     /// # Errors
     /// [`AuthorityError::Making`].
-    pub fn sign(&self, name: &str, request: &CertificateRequest, now_ms: i64) -> Result<Signed, AuthorityError> {
+    pub fn sign(
+        &self,
+        name: &str,
+        request: &CertificateRequest,
+        now_ms: i64,
+    ) -> Result<Signed, AuthorityError> {
         let serial = *uuid::Uuid::new_v4().as_bytes();
         let life_s = i64::try_from(self.life.as_secs()).unwrap_or(i64::MAX / 2000);
         // A certificate has whole seconds.
@@ -130,7 +137,8 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
         let then = Duration::from_millis(u64::try_from(NOW_MS).unwrap()) + after;
         verifier.verify_client_cert(&certificate, &[], UnixTime::since_unix_epoch(then)).is_ok()
@@ -165,7 +173,10 @@ mod tests {
         let authority = files.devices(DAY, NOW_MS / 1000).unwrap();
         let signed = authority.sign("default/studio-001", &request(), NOW_MS).unwrap();
         assert!(passes(authority.certificate(), &signed.pem, Duration::ZERO));
-        assert!(!passes(authority.certificate(), &signed.pem, DAY + Duration::from_secs(1)), "it has expired");
+        assert!(
+            !passes(authority.certificate(), &signed.pem, DAY + Duration::from_secs(1)),
+            "it has expired"
+        );
         files.init(&["fleet.example".to_owned()], NOW_MS / 1000).unwrap();
         let server = fs::read_to_string(data.path().join("tls/server.pem")).unwrap();
         let of_servers = CertificateDer::from_pem_slice(&fs::read(files.certificate()).unwrap()).unwrap();

@@ -51,7 +51,9 @@ pub(super) fn look(config: &Config, config_file: Option<&Path>) -> Vec<Finding> 
     let database = &config.database;
     let beside = ["-wal", "-shm"].map(|suffix| with_suffix(database, suffix));
     let secrets = ["jwt-secret", "first-admin-password"].map(|name| folder.join(name));
-    findings.extend(beside.iter().chain(&secrets).chain([database]).filter_map(|path| is_private(path)));
+    let keys = ["tls/ca.key", "tls/server.key", "tls/devices-ca.key"].map(|name| folder.join(name));
+    let private = beside.iter().chain(&secrets).chain(&keys).chain([database]);
+    findings.extend(private.filter_map(|path| is_private(path)));
     if secrets[1].exists() {
         let advice = format!("sign in with what {} says, and choose another password", secrets[1].display());
         findings.push(Finding::warning("first account", "its password was not changed yet", advice));

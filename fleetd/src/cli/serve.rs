@@ -363,7 +363,8 @@ impl Running {
         if let Some(certificates) = certificates {
             let clients = app.device_authority.get().map(DeviceAuthority::certificate);
             if let Some(listener) = https {
-                let config = certificates.server_config(Some("http/1.1"), clients).map_err(ServeError::Tls)?;
+                let config =
+                    certificates.server_config(Some("http/1.1"), clients).map_err(ServeError::Tls)?;
                 serve_http(listener, Some(config));
             }
             if let Some(listener) = mqtts {

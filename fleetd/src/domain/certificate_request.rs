@@ -49,7 +49,8 @@ impl CertificateRequest {
         let key = &request.certification_request_info.subject_pki;
         let curve = key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
         if key.algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY || curve != Some(OID_EC_P256) {
-            return Err("its key is of another kind: an elliptic curve key, P-256 (prime256v1), is expected".to_owned());
+            return Err("its key is of another kind: an elliptic curve key, P-256 (prime256v1), is expected"
+                .to_owned());
         }
         let is_signed = request.signature_algorithm.algorithm == OID_SIG_ECDSA_WITH_SHA256
             && request.verify_signature().is_ok();
@@ -77,7 +78,8 @@ impl CertificateRequest {
 mod tests {
     use proptest::prelude::*;
     use rcgen::{
-        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, PublicKeyData as _,
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+        PublicKeyData as _,
     };
 
     use super::*;
@@ -100,9 +102,17 @@ mod tests {
         let mut text = format!("-----BEGIN {kind}-----\n");
         for line in der.chunks(48) {
             for three in line.chunks(3) {
-                let bits = three.iter().chain([&0; 2]).take(3).fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte));
+                let bits = three
+                    .iter()
+                    .chain([&0; 2])
+                    .take(3)
+                    .fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte));
                 for n in 0..4 {
-                    text.push(if n <= three.len() { char::from(DIGITS[bits >> (18 - 6 * n) & 63]) } else { '=' });
+                    text.push(if n <= three.len() {
+                        char::from(DIGITS[bits >> (18 - 6 * n) & 63])
+                    } else {
+                        '='
+                    });
                 }
             }
             text.push('\n');
@@ -156,7 +166,9 @@ mod tests {
             let problem = CertificateRequest::from_pem(&bad).unwrap_err();
             assert!(problem.contains("no certificate request"), "{bad}: {problem}");
         }
-        assert!(CertificateRequest::from_pem(&"x".repeat(REQUEST_MAX_LEN + 1)).unwrap_err().contains("too long"));
+        assert!(
+            CertificateRequest::from_pem(&"x".repeat(REQUEST_MAX_LEN + 1)).unwrap_err().contains("too long")
+        );
         assert!(CertificateRequest::read(Value::Bool(true)).is_err());
     }
 

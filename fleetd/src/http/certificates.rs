@@ -35,7 +35,6 @@ pub(super) fn put(answer: &mut Value, signed: &Signed) {
 /// `POST /devices/{id}/revoke-certificates`
 pub(super) async fn revoke(mut request: Request) -> Result<Response, Problem> {
     request.no_fields().await?;
-    let device =
-        service::revoke(&request.app, request.caller()?, request.id(), &request.context).await?;
+    let device = service::revoke(&request.app, request.caller()?, request.id(), &request.context).await?;
     json(StatusCode::OK, &device)
 }

@@ -76,7 +76,8 @@ fn upgrade(app: &AppState, peer: &Peer, request: &mut Request<Incoming>) -> Resu
     let upgrade = hyper::upgrade::on(request);
     // The address that failures are counted by; the port tells connections apart in the log.
     let client = SocketAddr::new(origin.address, peer.address.port());
-    let from = Origin { peer: client, transport: Transport::WebSocket, certificate: peer.certificate.clone() };
+    let from =
+        Origin { peer: client, transport: Transport::WebSocket, certificate: peer.certificate.clone() };
     tokio::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => serve(broker, upgraded, from).await,

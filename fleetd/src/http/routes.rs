@@ -9,8 +9,8 @@ use warp::reply::Response;
 use super::table::Access::{Handler, Needs, NeedsOrHeader, Open};
 use super::table::{Route, Table};
 use super::{
-    api_keys, audit, auth, certificates, commands, connect, dashboard, device_commands, device_config, devices,
-    enrollment_keys, history, leases, openapi, orgs, service_accounts, show_locks, system, users,
+    api_keys, audit, auth, certificates, commands, connect, dashboard, device_commands, device_config,
+    devices, enrollment_keys, history, leases, openapi, orgs, service_accounts, show_locks, system, users,
 };
 use crate::app::AppState;
 use crate::auth::policy::Action;

@@ -144,11 +144,7 @@ pub async fn allow_reenrollment_at(desk: Desk<'_>, org: &OrgRef, id: &str) -> Re
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Conflict`], [`Error::Store`].
-pub async fn revoke_certificates_at(
-    desk: Desk<'_>,
-    org: &OrgRef,
-    id: &str,
-) -> Result<(Device, i64), Error> {
+pub async fn revoke_certificates_at(desk: Desk<'_>, org: &OrgRef, id: &str) -> Result<(Device, i64), Error> {
     let known = devices::find(desk.store, &org.id, id).await?.ok_or_else(|| unknown(id))?;
     let good = certificates::count_good(desk.store, &known.id, desk.now_ms).await?;
     let device = commit(desk, org, id, Action::RevokeCertificates, |device, _| {
@@ -280,7 +276,12 @@ async fn commit(
 }
 
 /// A device as it is after a change.
-pub(super) async fn shown(app: &AppState, org: &OrgRef, device: &Device, id: &str) -> Result<DeviceSummary, Error> {
+pub(super) async fn shown(
+    app: &AppState,
+    org: &OrgRef,
+    device: &Device,
+    id: &str,
+) -> Result<DeviceSummary, Error> {
     app.views.mark(device.id.as_str());
     summary(app, org, id).await
 }

@@ -21,7 +21,8 @@ use crate::domain::device::{Device, DeviceRowId, DeviceStatus, Registration};
 use crate::domain::enrollment::{Decision, EnrollmentKey, Existing, Registrar, decide};
 use crate::domain::org::OrgRef;
 use crate::store::{
-    Store, StoreError, audit, certificates, credentials, devices, enrollment_keys, orgs, revocations, summaries,
+    Store, StoreError, audit, certificates, credentials, devices, enrollment_keys, orgs, revocations,
+    summaries,
 };
 
 /// How often a registration is tried again when another one comes at the same moment.

@@ -30,7 +30,9 @@ pub async fn owner(
                FROM device_certificates c JOIN devices d ON d.id = c.device_id JOIN organizations o ON o.id = d.org_id \
                JOIN device_tokens t ON t.device_id = d.id AND t.slot = 'current' \
                WHERE c.sha256 = ?1 AND c.revoked_at IS NULL AND c.expires_at > ?2 AND d.decommissioned_at IS NULL";
-    let Some(row) = store.lookup_one(sql, values![sha256.to_string(), now_ms]).await? else { return Ok(None) };
+    let Some(row) = store.lookup_one(sql, values![sha256.to_string(), now_ms]).await? else {
+        return Ok(None);
+    };
     Ok(Some((credentials::read_device(&row)?, row.text("serial")?)))
 }
 

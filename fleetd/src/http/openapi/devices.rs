@@ -301,7 +301,13 @@ fn registered() -> Value {
         ("fleet_url", string()),
         ("status", status()),
         ("client_certificates", told(flag(), "The server signs certificates for devices.")),
-        ("certificate?", told(string(), "In PEM form. Only if `csr` was sent, and not for a repeated registration with another key.")),
+        (
+            "certificate?",
+            told(
+                string(),
+                "In PEM form. Only if `csr` was sent, and not for a repeated registration with another key.",
+            ),
+        ),
         ("certificate_expires_at?", time()),
         ("certificate_renew_at?", told(time(), "Two thirds of its life are over then.")),
     ])
