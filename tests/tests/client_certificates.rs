@@ -325,7 +325,7 @@ fn a_certificate_that_is_taken_back_ends_its_connection_at_once_and_the_device_g
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let (said, heard) = mpsc::channel();
+    let (said, heard) = mpsc::sync_channel(10_000);
     let lines = BufReader::new(thief.stdout.take().unwrap()).lines();
     std::thread::spawn(move || {
         lines.map_while(Result::ok).try_for_each(|line| said.send((Instant::now(), line)))

@@ -15,8 +15,8 @@ use crate::http::HttpError;
 use crate::link::LinkError;
 use crate::tls::{Identity, TlsError};
 
-/// After the server has refused, or could not be asked.
-const RETRY: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(6 * 3600));
+/// After the server has refused, or the new one does not get through: where a proxy takes TLS apart, none ever does.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(24 * 3600));
 /// After one that could not be written.
 const WRITE_AGAIN: Duration = Duration::from_secs(30);
 /// A whole fleet hears at the same moment that its server signs now.

@@ -30,7 +30,9 @@ fn stage() -> Place {
          INSERT INTO users (id, org_id, email, username, name, role, password_hash, token_version, created_at, updated_at) \
          VALUES ('u', '{ORG}', 'a@example.org', 'a', 'A', 'admin', 'x', 3, 1, 1);\
          INSERT INTO refresh_tokens (id, org_id, user_id, family_id, token_sha256, token_version, created_at, expires_at) \
-         VALUES ('r', '{ORG}', 'u', 'f', 'h', 3, 1, 2);"
+         VALUES ('r', '{ORG}', 'u', 'f', 'h', 3, 1, 2);\
+         INSERT INTO device_certificates (serial, org_id, device_id, sha256, key_sha256, created_at, expires_at) \
+         VALUES ('c', '{ORG}', 'a', 'h', 'k', 1, 9223372036854775807);"
     );
     sql += &format!(
         "INSERT INTO device_state (device_id, org_id, last_heartbeat, commands_digest) VALUES ('http', '{ORG}', 5, x'01');"
@@ -100,4 +102,10 @@ fn nobody_stays_signed_in_and_the_audit_log_tells_every_organisation() {
     let rows = "SELECT count(*) FROM audit_log a JOIN organizations o ON o.id = a.org_id WHERE a.action = 'server.restore' \
                 AND a.actor = 'system' AND a.details LIKE '%2025-12-28T10:00:00%'";
     assert_eq!(place.number(rows), place.number("SELECT count(*) FROM organizations"));
+}
+
+#[test]
+fn no_certificate_that_was_taken_back_since_comes_to_life() {
+    let place = stage();
+    assert_eq!(place.number("SELECT count(*) FROM device_certificates"), 0);
 }
