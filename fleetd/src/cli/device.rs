@@ -149,7 +149,10 @@ pub(super) fn run(command: Command, config: &Config) -> Result<(), Failure> {
                     ]
                 })
                 .collect();
-            print_table(&["DEVICE", "STATUS", "LAST HEARTBEAT", "VERSION", "CERTIFICATE UNTIL", "NAME"], &rows)?;
+            print_table(
+                &["DEVICE", "STATUS", "LAST HEARTBEAT", "VERSION", "CERTIFICATE UNTIL", "NAME"],
+                &rows,
+            )?;
         }
     }
     Ok(())

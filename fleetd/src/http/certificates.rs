@@ -7,6 +7,7 @@ use warp::reply::Response;
 
 use super::problem::Problem;
 use super::request::{Request, json};
+use crate::app::AppState;
 use crate::authority::devices::Signed;
 use crate::domain::certificate_request::CertificateRequest;
 use crate::service::certificates as service;
@@ -23,6 +24,13 @@ pub(super) async fn issue(mut request: Request) -> Result<Response, Problem> {
     let mut answer = json!({"server_time": rfc3339(request.app.clock.now_ms())});
     put(&mut answer, &signed);
     json(StatusCode::CREATED, &answer)
+}
+
+/// Whether devices should ask for certificates: the server signs them, and takes them where MQTT over TLS ends. It does not end here
+/// where a proxy takes the encryption off.
+pub(super) fn are_offered(app: &AppState) -> bool {
+    let bound = app.bound.get().copied().unwrap_or_default();
+    app.device_authority.get().is_some() && bound.mqtts.or(app.config.mqtts_listen).is_some()
 }
 
 /// Adds a certificate to an answer.

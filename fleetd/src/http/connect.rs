@@ -7,6 +7,7 @@ use protocol::message::rfc3339;
 use serde_json::json;
 use warp::reply::Response;
 
+use super::certificates;
 use super::problem::Problem;
 use super::request::{Request, json};
 
@@ -16,7 +17,7 @@ pub(super) async fn connect(mut request: Request) -> Result<Response, Problem> {
     let app = &request.app;
     let mut answer = json!({
         "server_time": rfc3339(app.clock.now_ms()),
-        "client_certificates": app.device_authority.get().is_some(),
+        "client_certificates": certificates::are_offered(app),
     });
     let bound = app.bound.get().copied().unwrap_or_default();
     let (client, name) = (client(&request), server_name(&request));

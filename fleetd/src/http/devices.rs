@@ -42,7 +42,7 @@ pub(super) async fn register(mut request: Request) -> Result<Response, Problem> 
         "org": registered.org.slug,
         "fleet_url": fleet_url(&request),
         "status": registered.status,
-        "client_certificates": request.app.device_authority.get().is_some(),
+        "client_certificates": certificates::are_offered(&request.app),
     });
     if let Some(token) = &registered.token {
         answer["token"] = token.expose().into();
