@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use crate::principal::{Authentication, Authenticator, ConnectAttempt, Principal};
-use crate::{Broker, Limits, QoS, Transport};
+use crate::{Broker, Limits, Origin, QoS, Transport};
 use client::*;
 
 #[tokio::test]
