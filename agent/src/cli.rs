@@ -1,6 +1,7 @@
 //! The command line.
 
 mod enroll;
+mod import;
 mod run;
 mod status;
 #[cfg(test)]
@@ -63,6 +64,11 @@ enum Command {
     /// Safe to repeat whenever it did not work or the power failed. Needs an enrolment key, which an admin makes with
     /// `fleetd enrollment-key add`; without --key and --key-file it is read from standard input.
     Enroll(EnrollArguments),
+    /// Take over the configuration of an earlier agent
+    ///
+    /// Sets in this agent's configuration what the earlier one's says, if it does not enrol this device already; the earlier file
+    /// stays as it is. Safe to repeat. The package does this when it is installed.
+    Import(ImportArguments),
     /// Show how the running agent is
     ///
     /// For a person on site: connected or not and since when, what the server has not got yet, the last error, what the
@@ -112,6 +118,16 @@ struct EnrollArguments {
     no_restart: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct ImportArguments {
+    /// The earlier agent's file. Default: /opt/r58-app/shared/config/fleet.conf
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The other way: write the device's present token into the earlier agent's file, and nothing else
+    #[arg(long)]
+    token_back: bool,
+}
+
 fn secret(text: &str) -> Result<Secret, Infallible> {
     Ok(Secret::new(text.to_owned()))
 }
@@ -124,6 +140,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run { verbose } => run::run(config, verbose),
         Command::Enroll(arguments) => enroll::run(arguments, config),
+        Command::Import(arguments) => import::run(&arguments, config),
         Command::Status { json } => status::run(config, json),
         Command::Version => {
             say(&format!("r58-fleet-agent {} ({})\n", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use systemd::{daemon, journal};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -139,20 +139,26 @@ fn stderr_is_journal() -> bool {
     named == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
-/// Hands events to journald with their level; fields are appended to the message.
+/// The device's id, once it is known.
+static DEVICE_ID: OnceLock<String> = OnceLock::new();
+
+/// From now on every line of the journal carries the device's id. A second call changes nothing.
+pub fn set_device_id(device_id: &str) {
+    let _ = DEVICE_ID.set(device_id.to_owned());
+}
+
+/// Hands events to journald with their level. Their fields are appended to the message for people, and are fields of the journal
+/// too, in capitals, for programs: `journalctl COMMAND_ID=…`.
 struct Journal;
 
 impl<S: Subscriber> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = Line::default();
         event.record(&mut line);
-        let metadata = event.metadata();
-        let message = format!("MESSAGE={}{}", line.message, line.fields);
-        let priority = format!("PRIORITY={}", priority(*metadata.level()));
-        let identifier = format!("SYSLOG_IDENTIFIER={IDENTIFIER}");
-        let module = format!("CODE_MODULE={}", metadata.target());
+        let fields = line.journal_fields(event.metadata(), DEVICE_ID.get().map(String::as_str));
+        let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
         // There is nowhere left to complain to.
-        let _ = journal::send(&[&message, &priority, &identifier, &module]);
+        let _ = journal::send(&fields);
     }
 }
 
@@ -169,31 +175,56 @@ fn priority(level: Level) -> u8 {
 #[derive(Default)]
 struct Line {
     message: String,
+    /// As a person reads them behind the message.
     fields: String,
+    /// As a program reads them: `NAME=value`.
+    for_programs: Vec<String>,
 }
 
 impl Line {
-    fn add(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+    fn add(&mut self, field: &Field, shown: fmt::Arguments<'_>, value: &str) {
         use fmt::Write as _;
+        let name = field.name();
         // Writing to a String cannot fail.
-        let _ = if field.name() == "message" {
-            self.message.write_fmt(value)
+        let _ = if name == "message" {
+            self.message.write_fmt(shown)
         } else {
-            write!(self.fields, " {}={value}", field.name())
+            self.for_programs.extend(journal_name(name).map(|name| format!("{name}={value}")));
+            write!(self.fields, " {name}={shown}")
         };
     }
+
+    fn journal_fields(self, metadata: &Metadata<'_>, device_id: Option<&str>) -> Vec<String> {
+        let mut fields = self.for_programs;
+        fields.extend(device_id.map(|id| format!("DEVICE_ID={id}")));
+        fields.push(format!("MESSAGE={}{}", self.message, self.fields));
+        fields.push(format!("PRIORITY={}", priority(*metadata.level())));
+        fields.push(format!("SYSLOG_IDENTIFIER={IDENTIFIER}"));
+        fields.push(format!("CODE_MODULE={}", metadata.target()));
+        fields
+    }
+}
+
+/// A field's name as the journal writes it, unless the journal has a meaning of its own for that.
+fn journal_name(name: &str) -> Option<String> {
+    const TAKEN: [&str; 6] = ["MESSAGE", "PRIORITY", "SYSLOG_", "CODE_", "OBJECT_", "DEVICE_ID"];
+    let name: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
+    let sound = name.len() <= 64 && name.starts_with(|c: char| c.is_ascii_uppercase());
+    (sound && !TAKEN.iter().any(|taken| name.starts_with(taken))).then_some(name)
 }
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.add(field, format_args!("{value:?}"));
+        let text = format!("{value:?}");
+        self.add(field, format_args!("{text}"), &text);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
-            self.add(field, format_args!("{value}"));
+            self.add(field, format_args!("{value}"), value);
         } else {
-            self.add(field, format_args!("{value:?}"));
+            self.add(field, format_args!("{value:?}"), value);
         }
     }
 }
@@ -204,29 +235,43 @@ mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
 
-    struct Collect(Arc<Mutex<Vec<String>>>);
+    struct Collect(Arc<Mutex<Vec<Vec<String>>>>);
 
     impl<S: Subscriber> Layer<S> for Collect {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
             let mut line = Line::default();
             event.record(&mut line);
-            self.0.lock().unwrap().push(format!(
-                "{} {}{}",
-                priority(*event.metadata().level()),
-                line.message,
-                line.fields
-            ));
+            self.0.lock().unwrap().push(line.journal_fields(event.metadata(), Some("studio-001")));
         }
+    }
+
+    fn logged(write: impl FnOnce()) -> Vec<String> {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let subscriber = tracing_subscriber::registry().with(Collect(Arc::clone(&lines)));
+        tracing::subscriber::with_default(subscriber, write);
+        lines.lock().unwrap().pop().unwrap()
     }
 
     #[test]
     fn a_journal_line_has_the_message_then_the_fields_and_syslogs_level() {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let subscriber = tracing_subscriber::registry().with(Collect(Arc::clone(&lines)));
-        tracing::subscriber::with_default(subscriber, || {
+        let line = logged(|| {
             tracing::warn!(path = "a\nb", attempt = 3, error = %"refused", "cannot {}", "connect");
         });
-        assert_eq!(*lines.lock().unwrap(), [r#"4 cannot connect path="a\nb" attempt=3 error=refused"#]);
+        assert!(line.contains(&r#"MESSAGE=cannot connect path="a\nb" attempt=3 error=refused"#.to_owned()), "{line:?}");
+        assert!(line.contains(&"PRIORITY=4".to_owned()), "{line:?}");
+    }
+
+    #[test]
+    fn a_journal_line_has_its_fields_and_the_device_for_programs() {
+        let line = logged(|| {
+            tracing::info!(command_id = %"0197a", reason = None::<&str>, state = Some("held"), priority = 1, "command");
+        });
+        assert!(line.contains(&"COMMAND_ID=0197a".to_owned()), "{line:?}");
+        assert!(line.contains(&"STATE=held".to_owned()), "{line:?}");
+        assert!(line.contains(&"DEVICE_ID=studio-001".to_owned()), "{line:?}");
+        assert!(!line.iter().any(|field| field.starts_with("REASON=")), "{line:?}");
+        let levels: Vec<_> = line.iter().filter(|field| field.starts_with("PRIORITY=")).collect();
+        assert_eq!(levels, ["PRIORITY=6"], "a field of ours stands for one of the journal's");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod edit;
 mod file;
+mod import;
 mod key;
 mod lines;
 mod resolve;
@@ -24,6 +25,7 @@ use zeroize::Zeroizing;
 pub use edit::{EditError, set};
 pub use file::{FILE_FAILPOINTS, FileError, update_file, write_private};
 pub(crate) use file::{Readers, change_file};
+pub use import::{ImportError, Imported, give_token_back, import};
 pub use key::Key;
 pub use resolve::{BadValue, Origin};
 pub use secret::Secret;
@@ -198,7 +200,9 @@ impl Config {
         match resolved {
             Ok(mut config) if wrong.is_empty() => {
                 // Keys that the server may set belong to the application, so they are no strangers.
-                strangers.retain(|(key, _)| !config.allowed_config_keys.iter().any(|allowed| allowed == key));
+                strangers.retain(|(key, _)| {
+                    *key != DEBUG_KEY && !config.allowed_config_keys.iter().any(|allowed| allowed == key)
+                });
                 warnings.extend(strangers.iter().map(|(key, place)| unknown_key(key, place)));
                 config.warnings = warnings;
                 config.debug = said.get(DEBUG_KEY).and_then(|text| value::truth(text)).unwrap_or(false);

@@ -118,6 +118,7 @@ impl Agent {
         };
         agent.probe.look_at_machine_every(agent.interval(), FIRST_HEARTBEAT);
         crate::service_manager::set_debug(agent.config.debug);
+        crate::service_manager::set_device_id(agent.config.device_id.as_str());
         tracing::info!(
             org = %agent.config.org,
             device = %agent.config.device_id,

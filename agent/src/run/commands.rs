@@ -75,7 +75,7 @@ impl Agent {
                     Err(error) => self.kept(Err(error)),
                 }
             }
-            (Some(Heard::Nothing(why)), _) => tracing::debug!(%id, "a message about a command: {why}"),
+            (Some(Heard::Nothing(why)), _) => tracing::debug!(command_id = %id, "a message about a command: {why}"),
             (Some(Heard::Repeat), None) | (None, _) => {}
         }
     }
@@ -113,7 +113,7 @@ impl Agent {
                 if write.says {
                     let reason = entry.report.reason.as_deref().or(entry.report.error.as_deref());
                     let kind = entry.command.as_ref().map_or("", |command| &command.kind);
-                    tracing::info!(id = %entry.id, kind, state = %entry.state, reason, "command");
+                    tracing::info!(command_id = %entry.id, kind, state = %entry.state, reason, "command");
                 }
                 self.commands.applied(&write);
                 self.reporter.touch();
