@@ -31,6 +31,7 @@ mod registry;
 mod retained;
 mod router;
 mod service;
+pub mod service_manager;
 mod session;
 pub mod tls;
 mod toml_error;

@@ -9,6 +9,7 @@ use broker::Broker;
 use broker::config::Config;
 use broker::credentials::authenticator::FileAuthenticator;
 use broker::credentials::file;
+use broker::service_manager;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::Layer as _;
@@ -53,8 +54,20 @@ async fn serve(config: &Config, authenticator: Arc<FileAuthenticator>) -> Outcom
             "passwords and tokens are taken over unencrypted connections from everywhere (allow_plaintext)"
         );
     }
+    service_manager::tell("READY", "1");
+    let watchdog_every = service_manager::watchdog_every();
     loop {
+        let pause = async {
+            match watchdog_every {
+                Some(every) => tokio::time::sleep(every).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            // Only here: a loop that hangs must not feed it.
+            () = pause => if broker.healthy() {
+                service_manager::tell("WATCHDOG", "1");
+            },
             _ = hangup.recv() => reload(config, &authenticator, &broker),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -63,6 +76,7 @@ async fn serve(config: &Config, authenticator: Arc<FileAuthenticator>) -> Outcom
             }
         }
     }
+    service_manager::tell("STOPPING", "1");
     info!("stopping");
     if tokio::time::timeout(SHUTDOWN_TIME, broker.shutdown()).await.is_err() {
         warn!("some connections did not end in time");

@@ -13,7 +13,6 @@ mod password;
 mod restore;
 mod serve;
 mod service_account;
-mod systemd;
 mod tls;
 mod user;
 

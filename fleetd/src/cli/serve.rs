@@ -9,7 +9,7 @@ use std::{
 };
 
 use broker::tls::{Certificates, TlsError};
-use broker::{Broker, BrokerError, Limits};
+use broker::{Broker, BrokerError, Limits, service_manager};
 use protocol::topic::OPERATOR_COMMAND_FILTER;
 use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
@@ -17,7 +17,6 @@ use tracing_subscriber::{
     Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-use super::systemd;
 use crate::{
     app::{AppState, Bound},
     auth::{AuthError, AuthState, mqtt::DatabaseAuthenticator},
@@ -207,10 +206,10 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let text = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |one| one.to_string());
     let [mqtt, https, mqtts] = [addresses.mqtt, addresses.https, addresses.mqtts].map(text);
     tracing::info!("listening http={} mqtt={mqtt} https={https} mqtts={mqtts}", addresses.http);
-    systemd::tell("READY", "1");
+    service_manager::tell("READY", "1");
 
     let ended = running.until_told().await;
-    systemd::tell("STOPPING", "1");
+    service_manager::tell("STOPPING", "1");
     running.stop().await;
     drop((database_lock, lock));
     ended
@@ -383,7 +382,7 @@ impl Running {
         let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Runtime)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Runtime)?;
         let mut http_gone = self.http_gone.clone();
-        let every = systemd::watchdog_every();
+        let every = service_manager::watchdog_every();
         loop {
             let pause = async {
                 match every {
@@ -397,7 +396,7 @@ impl Running {
                 () = self.broker.router_gone() => return Err(ServeError::RouterGone),
                 _ = http_gone.wait_for(|gone| *gone) => return Err(ServeError::HttpGone),
                 () = pause => if self.broker.healthy() {
-                    systemd::tell("WATCHDOG", "1");
+                    service_manager::tell("WATCHDOG", "1");
                 },
             }
         }
