@@ -21,13 +21,21 @@ in_net() { nsenter -t "$net_pid" -n "$@"; }
 
 # --- Before anything starts ---
 
-# Builds the binaries as whoever calls, then goes on as root: a container and a root folder need it.
+# Builds the binaries, or with `with_packages` the packages of debug binaries, as whoever calls, then goes on as root: a container and a root
+# folder need it.
 build_and_become_root() {
+    packages=${CARGO_TARGET_DIR:-target}/system/packages
     if [ "${1:-}" != --built ]; then
-        cargo build --locked -p agent -p fleetd
+        if [ -n "${with_packages:-}" ]; then
+            rm -rf "$packages"
+            cargo build --locked -p agent -p fleetd -p broker
+            packaging/deb/build.sh --no-build --profile dev --output "$packages"
+        else
+            cargo build --locked -p agent -p fleetd
+        fi
         if [ "$(id -u)" -ne 0 ]; then
             command -v sudo >/dev/null || die "this test needs root; run it as root"
-            exec sudo "CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-}" "SUITE=${SUITE:-}" "$0" --built
+            exec sudo "CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-}" "SUITE=${SUITE:-}" "PARTS=${PARTS:-}" "KEEP=${KEEP:-}" "CUTS=${CUTS:-}" "$0" --built
         fi
     fi
     bin=${CARGO_TARGET_DIR:-target}/debug
@@ -89,12 +97,9 @@ unpack_root() {
     tar -C "$root" -xf "$tar"
 }
 
-# install_agent ROOT: the agent with its packaged unit, and the units that stand for a recorder's.
-install_agent() {
+# install_machine ROOT: the units that stand for a recorder's.
+install_machine() {
     local root=$1
-    strip -o "$root/usr/bin/r58-fleet-agent" "$bin/r58-fleet-agent"
-    install -m 644 packaging/deb/r58-fleet-agent.service "$root/usr/lib/systemd/system/"
-    mkdir -m 755 "$root/etc/r58-fleet-agent"
     cp -r --no-preserve=ownership scripts/system/machine/. "$root/"
     mkdir -p "$root/var/lib/r58-test" "$root/var/log/journal"
     echo idle >"$root/var/lib/r58-test/app-status"
@@ -102,6 +107,16 @@ install_agent() {
     : >"$root/etc/machine-id"
     echo r58-test >"$root/etc/hostname"
     printf '%s\n' '127.0.0.1 localhost' '127.0.1.1 r58-test' >"$root/etc/hosts"
+}
+
+# install_agent ROOT: the agent with its packaged unit, on such a machine.
+install_agent() {
+    local root=$1
+    strip -o "$root/usr/bin/r58-fleet-agent" "$bin/r58-fleet-agent"
+    install -m 644 packaging/deb/r58-fleet-agent.service "$root/usr/lib/systemd/system/"
+    install -D -m 755 packaging/deb/back-off "$root/usr/libexec/r58-fleet-agent/back-off"
+    mkdir -m 755 "$root/etc/r58-fleet-agent"
+    install_machine "$root"
     systemctl_in "$root" enable r58-fleet-agent.service r58-api.service app-status.socket boot-count.service
 }
 
