@@ -101,7 +101,7 @@ unpack_root() {
 install_machine() {
     local root=$1
     cp -r --no-preserve=ownership scripts/system/machine/. "$root/"
-    mkdir -p "$root/var/lib/r58-test" "$root/var/log/journal"
+    mkdir -p "$root/var/lib/r58-test" "$root/var/log/journal" "$root/opt/r58-app"
     echo idle >"$root/var/lib/r58-test/app-status"
     : >"$root/var/lib/r58-test/starts"
     : >"$root/etc/machine-id"
