@@ -123,8 +123,11 @@ struct ImportArguments {
     /// The earlier agent's file. Default: /opt/r58-app/shared/config/fleet.conf
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The other way: write the device's present token into the earlier agent's file, and nothing else
+    /// Also where this device is enrolled already: take over who it is, from an earlier agent that is running
     #[arg(long)]
+    identity: bool,
+    /// The other way: write the device's present token into the earlier agent's file, and nothing else
+    #[arg(long, conflicts_with = "identity")]
     token_back: bool,
 }
 

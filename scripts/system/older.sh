@@ -21,6 +21,7 @@ set_up_older() {
         printf '%s\n' FLEET_URL=http://$http DEVICE_ID=$device DEVICE_TOKEN=\$token HEARTBEAT_INTERVAL=$interval LED_COLOUR=blue >$old_config
         systemctl daemon-reload && systemctl enable --now r58-fleet-agent" || fail "the older agent does not start"
     guest "sha256sum $old_unit $old_unit.d/* $old_config" >"$work/older.sha256"
+    guest "grep -v DEVICE_TOKEN $old_config" >"$work/older.conf"
     wait_for_heartbeat 60
     older_runs || fail "the older agent does not run"
 }
@@ -28,6 +29,11 @@ set_up_older() {
 older_runs() { guest "tr '\\0' ' ' </proc/$(agent_pid)/cmdline" | grep -q fleet_agent.py; }
 ours_runs() { [ "$(guest "readlink /proc/$(agent_pid)/exe" || true)" = /usr/bin/r58-fleet-agent ]; }
 older_is_whole() { guest "sha256sum --quiet -c -" <"$work/older.sha256" || fail "the older agent's files are not what they were"; }
+
+token_has_changed() {
+    sed -i "\\| $old_config\$|d" "$work/older.sha256"
+    guest "sha256sum $old_config" >>"$work/older.sha256"
+}
 
 # no_gap_since TIME: between no two heartbeats that the server has since then was more than an interval, and a second for this machine.
 no_gap_since() {
@@ -77,11 +83,8 @@ gives_back() {
     older_runs || fail "the older agent does not run"
     some_heartbeats
     no_gap_since "$since"
-    # All but the token is what it was.
-    guest "grep -v DEVICE_TOKEN $old_config" | grep -qx LED_COLOUR=blue || fail "the older configuration has changed"
-    guest "sha256sum $old_config" >"$work/token.sha256"
-    sed -i "\\| $old_config\$|d" "$work/older.sha256"
-    cat "$work/token.sha256" >>"$work/older.sha256"
+    guest "grep -v DEVICE_TOKEN $old_config" | cmp -s - "$work/older.conf" || fail "more than the token has changed in the older configuration"
+    token_has_changed
     older_is_whole
     step "an upgrade leaves it alone"
     install_package r58-fleet-agent
@@ -100,8 +103,16 @@ removal_gives_back() {
     some_heartbeats
     no_gap_since "$since"
     older_is_whole
+    step "installing it again, after an admin has given the older agent another token"
+    guest "token=\$(runuser -u r58-fleet -- fleetd device rotate-token --device-id $device) &&
+        sed -i \"s/^DEVICE_TOKEN=.*/DEVICE_TOKEN=\$token/\" $old_config && systemctl restart r58-fleet-agent" || fail "another token"
+    token_has_changed
+    install_package r58-fleet-agent
+    ours_runs || fail "our agent does not run: $(guest 'cat /tmp/dpkg.log')"
+    until_true 60 "what the agent says of itself: connected" agent_is_connected
     step "purging it"
     package '-P r58-fleet-agent'
+    until_true 10 "the older agent" older_runs
     older_runs || fail "the older agent does not run"
     guest 'systemctl is-enabled --quiet r58-fleet-agent' || fail "the older agent will not start at the next boot"
     older_is_whole

@@ -16,7 +16,7 @@ pub(super) fn run(arguments: &ImportArguments, config_file: Option<&Path>) -> Ex
             }
         })
     } else {
-        config::import(theirs, ours).map(|imported| match imported {
+        config::import(theirs, ours, arguments.identity).map(|imported| match imported {
             Imported::IsEnrolled => {
                 say(&format!("{} enrols this device already; it stays as it is.\n", ours.display()));
             }

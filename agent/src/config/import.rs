@@ -36,24 +36,28 @@ pub enum Imported {
 }
 
 /// Sets in the file `to` what the file `from` of an earlier agent says. May be repeated: a file that enrols this device stays
-/// as it is.
+/// as it is; with `identity`, for an earlier agent that is running now, it is told who the device is, and nothing else.
 ///
 /// # Errors
 /// When a file cannot be read or written, or the result would be no good configuration.
-pub fn import(from: &Path, to: &Path) -> Result<Imported, ImportError> {
+pub fn import(from: &Path, to: &Path, identity: bool) -> Result<Imported, ImportError> {
     let mut outcome = Imported::IsEnrolled;
     let earlier = file::read(from)?;
     change_file(to, Some(EXAMPLE), Readers::Owner, |present| {
         let hostname = crate::kernel::hostname();
         let read = |text: &str| Config::from_parts(Some((to, text)), &environment(), &hostname);
-        if read(present)?.is_enrolled() {
-            return Ok(present.to_owned());
-        }
-        let (text, odd) = merge(present, &earlier.text, from);
+        let is_enrolled = read(present)?.is_enrolled();
+        let (text, odd) = match (is_enrolled, identity) {
+            (true, false) => return Ok(present.to_owned()),
+            (true, true) => (with_identity(present, &earlier.text), Vec::new()),
+            (false, _) => merge(present, &earlier.text, from),
+        };
         if !read(&text)?.is_enrolled() {
             return Err(ImportError::NoDevice(from.display().to_string()));
         }
-        outcome = Imported::Written(odd);
+        if text != present {
+            outcome = Imported::Written(odd);
+        }
         Ok(text)
     })?;
     Ok(outcome)
@@ -75,6 +79,13 @@ pub fn give_token_back(from: &Path, to: &Path) -> Result<bool, ImportError> {
         edit::set(text, &[(key, &token)]).map_err(|source| FileError::Edit { path: to.to_owned(), source })
     })?;
     Ok(true)
+}
+
+/// `present` with who the device is, as far as the `earlier` text says so.
+fn with_identity(present: &str, earlier: &str) -> String {
+    let said = IDENTITY.map(|key| (key.name(), super::value_in(earlier, key.name())));
+    let changes: Vec<(&str, &str)> = said.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?))).collect();
+    edit::set(present, &changes).unwrap_or_else(|_| present.to_owned())
 }
 
 /// `present` with what the `earlier` text sets; who the device is in any case, other keys where `present` does not set them.
@@ -151,7 +162,7 @@ mod tests {
     #[test]
     fn known_keys_are_set_and_the_others_are_comments_with_a_warning() {
         let files = files(&earlier());
-        let Imported::Written(odd) = import(&files.from, &files.to).unwrap() else { panic!() };
+        let Imported::Written(odd) = import(&files.from, &files.to, false).unwrap() else { panic!() };
         let path = files.from.display();
         assert_eq!(
             odd,
@@ -175,11 +186,23 @@ mod tests {
     #[test]
     fn a_second_import_changes_nothing() {
         let files = files(&earlier());
-        import(&files.from, &files.to).unwrap();
+        import(&files.from, &files.to, false).unwrap();
         let once = fs::read(&files.to).unwrap();
         fs::write(&files.from, earlier().replace("abab", "cdcd")).unwrap();
-        assert_eq!(import(&files.from, &files.to).unwrap(), Imported::IsEnrolled);
+        assert_eq!(import(&files.from, &files.to, false).unwrap(), Imported::IsEnrolled);
         assert_eq!(fs::read(&files.to).unwrap(), once);
+    }
+
+    #[test]
+    fn an_earlier_agent_that_runs_knows_better_who_the_device_is_and_nothing_else() {
+        let files = files(&earlier());
+        import(&files.from, &files.to, false).unwrap();
+        let once = fs::read_to_string(&files.to).unwrap();
+        assert_eq!(import(&files.from, &files.to, true).unwrap(), Imported::IsEnrolled);
+
+        fs::write(&files.from, earlier().replace("abab", "cdcd").replace("=30", "=31")).unwrap();
+        assert_eq!(import(&files.from, &files.to, true).unwrap(), Imported::Written(Vec::new()));
+        assert_eq!(fs::read_to_string(&files.to).unwrap(), once.replace("abab", "cdcd"));
     }
 
     #[test]
@@ -187,7 +210,7 @@ mod tests {
         let files = files(&earlier());
         fs::create_dir(files.to.parent().unwrap()).unwrap();
         fs::write(&files.to, "HEARTBEAT_INTERVAL=5\nALLOWED_SERVICES=\nDEVICE_ID=spare\n").unwrap();
-        import(&files.from, &files.to).unwrap();
+        import(&files.from, &files.to, false).unwrap();
         let config = Config::load(Some(&files.to)).unwrap();
         assert_eq!((config.device_id.as_str(), config.heartbeat_interval_seconds), ("studio-001", 5));
         assert!(config.allowed_services.is_empty());
@@ -201,7 +224,7 @@ mod tests {
             (String::new(), "FLEET_URL"),
         ] {
             let files = files(&text);
-            let error = import(&files.from, &files.to).unwrap_err().to_string();
+            let error = import(&files.from, &files.to, false).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
             assert!(!files.to.exists());
         }
@@ -210,7 +233,7 @@ mod tests {
     #[test]
     fn a_token_that_was_changed_since_goes_back_and_nothing_else_does() {
         let files = files(&earlier());
-        import(&files.from, &files.to).unwrap();
+        import(&files.from, &files.to, false).unwrap();
         assert!(!give_token_back(&files.to, &files.from).unwrap());
         assert_eq!(fs::read_to_string(&files.from).unwrap(), earlier());
 
