@@ -257,7 +257,10 @@ mod tests {
         let line = logged(|| {
             tracing::warn!(path = "a\nb", attempt = 3, error = %"refused", "cannot {}", "connect");
         });
-        assert!(line.contains(&r#"MESSAGE=cannot connect path="a\nb" attempt=3 error=refused"#.to_owned()), "{line:?}");
+        assert!(
+            line.contains(&r#"MESSAGE=cannot connect path="a\nb" attempt=3 error=refused"#.to_owned()),
+            "{line:?}"
+        );
         assert!(line.contains(&"PRIORITY=4".to_owned()), "{line:?}");
     }
 

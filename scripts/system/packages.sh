@@ -128,7 +128,7 @@ server_removals() {
     ! is_active fleetd || fail "fleetd runs after its removal"
     install_package r58-fleetd
     until_true 60 "fleetd" in_net curl -fsS -m 5 "http://$http/ready"
-    comes_online
+    wait_for_heartbeat 60
 
     step "the backup of the night"
     guest 'systemctl start fleetd-backup.service && find /var/backups/r58-fleet -name "fleet-*.tar.zst" -size +0 | grep -q .' || fail "there is no backup"

@@ -84,7 +84,8 @@ pub fn give_token_back(from: &Path, to: &Path) -> Result<bool, ImportError> {
 /// `present` with who the device is, as far as the `earlier` text says so.
 fn with_identity(present: &str, earlier: &str) -> String {
     let said = IDENTITY.map(|key| (key.name(), super::value_in(earlier, key.name())));
-    let changes: Vec<(&str, &str)> = said.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?))).collect();
+    let changes: Vec<(&str, &str)> =
+        said.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?))).collect();
     edit::set(present, &changes).unwrap_or_else(|_| present.to_owned())
 }
 
@@ -95,7 +96,9 @@ fn merge(present: &str, earlier: &str, from: &Path) -> (String, Vec<String>) {
     let last = |name: &str| entries.iter().rev().find(|entry| entry.key == name);
     let allowed = last(Key::AllowedConfigKeys.name()).map_or("", |entry| &entry.value);
     let is_known = |name: &str| {
-        Key::from_name(name).is_some() || name == DEBUG_KEY || value::list(allowed).any(|listed| listed == name)
+        Key::from_name(name).is_some()
+            || name == DEBUG_KEY
+            || value::list(allowed).any(|listed| listed == name)
     };
     let is_identity = |name: &str| IDENTITY.iter().any(|key| key.name() == name);
 
@@ -126,7 +129,8 @@ fn merge(present: &str, earlier: &str, from: &Path) -> (String, Vec<String>) {
             text.push('\n');
         }
     }
-    let told = odd.iter().map(|(line, what)| format!("{}, line {line}: {what}; it has no effect", from.display()));
+    let told =
+        odd.iter().map(|(line, what)| format!("{}, line {line}: {what}; it has no effect", from.display()));
     (text, told.collect())
 }
 
@@ -238,7 +242,8 @@ mod tests {
         assert_eq!(fs::read_to_string(&files.from).unwrap(), earlier());
 
         let newer = "cd".repeat(32);
-        super::super::update_file(&files.to, "", &[("DEVICE_TOKEN", &newer), ("HEARTBEAT_INTERVAL", "7")]).unwrap();
+        super::super::update_file(&files.to, "", &[("DEVICE_TOKEN", &newer), ("HEARTBEAT_INTERVAL", "7")])
+            .unwrap();
         // Who does not understand a file changes nothing in it.
         assert!(give_token_back(&files.to, &files.from).is_err());
         fs::write(&files.from, earlier().replace("this is no line\n", "")).unwrap();

@@ -75,7 +75,9 @@ impl Agent {
                     Err(error) => self.kept(Err(error)),
                 }
             }
-            (Some(Heard::Nothing(why)), _) => tracing::debug!(command_id = %id, "a message about a command: {why}"),
+            (Some(Heard::Nothing(why)), _) => {
+                tracing::debug!(command_id = %id, "a message about a command: {why}")
+            }
             (Some(Heard::Repeat), None) | (None, _) => {}
         }
     }
