@@ -48,9 +48,9 @@ sim-proto: ## simulates both protocols with the real code: STEPS=, SEED=, MIX=, 
 	@STEPS='$(STEPS)' SEED='$(SEED)' MIX='$(MIX)' WORLDS='$(WORLDS)' EVENTS='$(EVENTS)' BUG='$(BUG)' target/release/sim-proto
 
 .PHONY: test-systemd
-test-systemd: ## the agent under a systemd that has booted, in a container; needs root (asks sudo)
+test-systemd: ## the packages under a systemd that has booted, in a container: PARTS='watched restarts packages older'; needs root (asks sudo)
 	@scripts/setup.sh system
-	@scripts/test-systemd.sh
+	@PARTS='$(PARTS)' scripts/test-systemd.sh
 
 .PHONY: test-vm
 test-vm: ## the agent in a virtual machine that reboots and loses its power; needs root (asks sudo)

@@ -23,7 +23,7 @@ bench) wanted+=(/usr/sbin/mosquitto:mosquitto) ;;
 docker) wanted+=(buildah:buildah mmdebstrap:mmdebstrap ip:iproute2 jq:jq strip:binutils python3:python3) ;;
 system)
     wanted+=(curl:curl jq:jq mosquitto_sub:mosquitto-clients strip:binutils systemd-nspawn:systemd-container
-        nsenter:util-linux mmdebstrap:mmdebstrap /sbin/ip:iproute2 /sbin/mke2fs:e2fsprogs)
+        nsenter:util-linux mmdebstrap:mmdebstrap dpkg-deb:dpkg dpkg-shlibdeps:dpkg-dev /sbin/ip:iproute2 /sbin/mke2fs:e2fsprogs)
     # The virtual machine is an x86-64 one with this machine's own binaries.
     [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86_64:qemu-system-x86)
     ;;
@@ -71,6 +71,13 @@ fi
 # The launchers in a venv hold its path: one that was copied from elsewhere would install there. So pip and programs run as modules.
 python=target/venv/bin/python
 case $task in
+system)
+    if ! cargo deb --version >/dev/null 2>&1; then
+        say "installing cargo-deb"
+        cargo install --quiet --locked cargo-deb
+    fi
+    exit 0
+    ;;
 test) module=paho.mqtt.client package=paho-mqtt==2.1.0 ;;
 api) module=schemathesis package=schemathesis==4.32.5 ;;
 docker) module=yaml package=pyyaml==6.0.4 ;;

@@ -57,10 +57,13 @@ killed() {
     guest "kill -KILL $pid"
     until_true 60 "another process of fleetd" is_another fleetd "$pid"
     until_true 60 "fleetd" in_net curl -fsS -m 5 "http://$http/ready"
+    has_waited fleetd
     step "the agent is killed"
     kill_agent
+    has_waited r58-fleet-agent
     comes_online
 }
+has_waited() { guest "journalctl -q --no-pager -o cat -u $1" | grep -q 'waiting 2 s' || fail "$1 was started again without a wait"; }
 
 # Seconds at which systemd had to start the agent again.
 attempts() { guest "journalctl -q --no-pager -o short-unix -u r58-fleet-agent --since=@$1 | grep 'Scheduled restart job' | cut -d. -f1"; }
