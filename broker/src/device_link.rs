@@ -108,8 +108,7 @@ pub(crate) async fn connect(
     let subtree = device_subtree(&org, &device);
     let principal = Principal::Device { org, device, credential: None };
 
-    let mut place =
-        place::take(gate, &principal, info, asked_at).await.ok_or(DeviceLinkError::Replaced)?;
+    let mut place = place::take(gate, &principal, info, asked_at).await.ok_or(DeviceLinkError::Replaced)?;
     let opened = place.open_session(&principal, true, false).map_err(|error| match error {
         OpenError::TakenOver => DeviceLinkError::Replaced,
         OpenError::Full => DeviceLinkError::Full,
@@ -172,8 +171,7 @@ impl DeviceLink {
                 return Ok(false);
             }
         };
-        let draft =
-            Draft { topic: &text, properties: &[], payload, qos: 1, retain, expiry_seconds: None };
+        let draft = Draft { topic: &text, properties: &[], payload, qos: 1, retain, expiry_seconds: None };
         self.gate.publish_to(self.session.id, &draft, destination).await?;
         Ok(true)
     }

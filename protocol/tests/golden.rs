@@ -296,7 +296,8 @@ fn server_status_keeps_its_bytes() {
 
 #[test]
 fn exchange_keeps_its_bytes() {
-    let presence = codec::encode_packed(&Presence { state_id: STATE, connection: 65_548, online: true }).unwrap();
+    let presence =
+        codec::encode_packed(&Presence { state_id: STATE, connection: 65_548, online: true }).unwrap();
     let messages = vec![
         ExchangeMessage("presence".into(), Bytes(presence)),
         ExchangeMessage("server/fleet-1".into(), Bytes(b"{}".to_vec())),

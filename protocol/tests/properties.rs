@@ -328,13 +328,18 @@ fn a_payload_is_refused_by_its_size_before_it_is_decoded() {
 
 #[test]
 fn an_exchange_of_too_many_messages_is_refused_and_not_kept() {
-    let message = |n: usize| codec::encode_packed(&vec![ExchangeMessage("log".to_owned(), Bytes::default()); n]).unwrap();
+    let message = |n: usize| {
+        codec::encode_packed(&vec![ExchangeMessage("log".to_owned(), Bytes::default()); n]).unwrap()
+    };
     let most = codec::limit::EXCHANGE_MESSAGES;
     assert_eq!(codec::decode::<Exchange>(&message(most), LIMIT).unwrap().0.len(), most);
     let error = codec::decode::<Exchange>(&message(most + 1), LIMIT).unwrap_err();
     assert!(error.to_string().contains("64 messages"), "{error}");
     // It claims many and holds one.
-    assert!(codec::decode::<Exchange>(&[0x9b, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0x82, 0x60, 0x40], LIMIT).is_err());
+    assert!(
+        codec::decode::<Exchange>(&[0x9b, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0x82, 0x60, 0x40], LIMIT)
+            .is_err()
+    );
 }
 
 #[test]

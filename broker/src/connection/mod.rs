@@ -138,20 +138,21 @@ where
         close(gate, wire).await;
         return None;
     };
-    let opened = match place.open_session(&accepted.principal, accepted.clean, !accepted.session_expiry.is_zero()) {
-        Ok(opened) => opened,
-        Err(error) => {
-            drop(place);
-            let (reason, why) = match error {
-                OpenError::TakenOver => (Reason::ServerBusy, "replaced by another connection"),
-                OpenError::Full => (Reason::QuotaExceeded, "too many connections or sessions"),
-            };
-            gate.counters.refused_busy.one();
-            encode::connack_refused(&mut wire.out, version, reason, why, limit);
-            close(gate, wire).await;
-            return None;
-        }
-    };
+    let opened =
+        match place.open_session(&accepted.principal, accepted.clean, !accepted.session_expiry.is_zero()) {
+            Ok(opened) => opened,
+            Err(error) => {
+                drop(place);
+                let (reason, why) = match error {
+                    OpenError::TakenOver => (Reason::ServerBusy, "replaced by another connection"),
+                    OpenError::Full => (Reason::QuotaExceeded, "too many connections or sessions"),
+                };
+                gate.counters.refused_busy.one();
+                encode::connack_refused(&mut wire.out, version, reason, why, limit);
+                close(gate, wire).await;
+                return None;
+            }
+        };
     let session = opened.session;
     place.session = Some(session.clone());
     place.keep = accepted.session_expiry;
