@@ -211,6 +211,9 @@ fn a_device_has_one_way_at_a_time_and_its_last_birth_says_which() {
     line(&stage, 5).begin();
     assert_eq!(line(&stage, 4).ask(55, vec![]).0, 409);
     assert_eq!(line(&stage, 5).ask(0, vec![]).0, 200);
+    // After a restart that came without a goodbye the device asks first whether the way is free.
+    assert_eq!(line(&stage, 6).ask(0, vec![]), (200, Exchange::default(), String::new()));
+    line(&stage, 6).begin();
 }
 
 #[test]

@@ -101,18 +101,15 @@ impl Exchanges {
         asked: Asked,
         gone: impl Future<Output = ()>,
     ) -> Result<Exchange, Error> {
-        let mut live = lock(&self.live).get(&asked.name).cloned();
+        // Another connection's is as good as none: an earlier one of the same device may still be there.
+        let is_meant = |live: &Arc<Live>| asked.connection.is_none_or(|number| number == live.id.1);
+        let mut live = lock(&self.live).get(&asked.name).cloned().filter(is_meant);
         if asked.messages.0.is_empty() && asked.wait.is_zero() && live.is_none() {
             // It wants to know whether the way is free.
             return Ok(Exchange::default());
         }
-        let begins = |message: &ExchangeMessage| message.0 == Uplink::Birth.as_str();
-        let is_of_another = |live: &Live| asked.connection.is_some_and(|number| number != live.id.1);
-        if !asked.messages.0.iter().any(begins) && live.as_deref().is_some_and(is_of_another) {
-            return Err(no_connection());
-        }
         for message in &asked.messages.0 {
-            if begins(message) {
+            if message.0 == Uplink::Birth.as_str() {
                 live = self.birth(broker, &asked, &message.1.0, live).await?;
             }
             let live = live.as_deref().ok_or_else(no_connection)?;
