@@ -49,7 +49,11 @@ pub(super) fn operations() -> Vec<Operation> {
             super::schema::default(number(0, WAIT_MAX_SECONDS), 0),
             "How long to wait if there is nothing for the device. A newer request that waits ends an older one.",
         )
-        .query("connection", count(), "The connection number of the birth that this request follows.")
+        .query(
+            "connection",
+            number(0, i64::MAX),
+            "The connection number of the birth that this request follows.",
+        )
         .takes_bytes(CBOR, EXCHANGE_BYTES)
         .gives(200, CBOR, binary(), "What there is for the device.")
         .refuses(&[409]),
