@@ -7,10 +7,13 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::config::{Config, HttpUrl};
+use crate::proxy::{self, ProxyError};
 use crate::tls::{self, TlsError};
 
 /// How long one question may take in all.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection that is not in use is kept for the next request.
+const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Longest part of a server's own words that is passed on, in characters.
 const DETAIL_MAX_CHARS: usize = 300;
 
@@ -20,6 +23,27 @@ pub enum HttpError {
     /// TLS cannot be set up on this side.
     #[error(transparent)]
     Setup(#[from] TlsError),
+    /// The environment names a proxy that cannot be used.
+    #[error(transparent)]
+    ProxySetting(#[from] ProxyError),
+    /// There is a proxy in between, and it is not through it.
+    #[error(
+        "no connection to {server} through the proxy {proxy}: {problem}; check HTTPS_PROXY, NO_PROXY and the proxy itself"
+    )]
+    Proxy {
+        /// The server's address.
+        server: String,
+        /// The proxy's host and port.
+        proxy: String,
+        /// What happened.
+        problem: String,
+    },
+    /// The connection ended before the answer.
+    #[error("{server} closed the connection without an answer; check the network, then try again")]
+    Closed {
+        /// The server's address.
+        server: String,
+    },
     /// The host name is not known.
     #[error("the name {host} is not known here: check the address and the DNS of this network")]
     UnknownHost {
@@ -155,11 +179,20 @@ pub(crate) fn client(config: &Config, server: &HttpUrl) -> Result<ureq::Agent, H
         .max_redirects_will_error(false)
         .timeout_global(Some(TIMEOUT))
         .max_response_header_size(32 * 1024)
+        // The server closes one that stands idle for 15 s: a request must not meet that.
+        .max_idle_age(IDLE_MAX)
+        .proxy(proxy_for(server)?)
         .user_agent(concat!("r58-fleet-agent/", env!("CARGO_PKG_VERSION")));
     if server.scheme().is_encrypted() {
         builder = builder.tls_config(tls::http_config(config)?);
     }
     Ok(builder.build().new_agent())
+}
+
+fn proxy_for(server: &HttpUrl) -> Result<Option<ureq::Proxy>, HttpError> {
+    let proxy = proxy::for_target(server.scheme(), server.host(), server.port())?;
+    let unusable = |error| explain(server, error);
+    proxy.map(|proxy| proxy.for_http().map_err(unusable)).transpose()
 }
 
 /// Reads an answer of at most `max_len` bytes and sorts out what no fleet server says.
@@ -190,6 +223,12 @@ pub(crate) fn finish(
 
 fn explain(server: &HttpUrl, error: ureq::Error) -> HttpError {
     let address = server.to_string();
+    if let Ok(Some(proxy)) = proxy::for_target(server.scheme(), server.host(), server.port())
+        && is_of_proxy(&error)
+    {
+        let problem = with_causes(&error);
+        return HttpError::Proxy { server: address, proxy: proxy.to_string(), problem };
+    }
     let host = || server.host().to_owned();
     match error {
         ureq::Error::HostNotFound => HttpError::UnknownHost { host: host() },
@@ -198,6 +237,15 @@ fn explain(server: &HttpUrl, error: ureq::Error) -> HttpError {
         ureq::Error::Rustls(error) => explain_tls(address, &error),
         ureq::Error::Io(error) => explain_io(server, &error),
         other => HttpError::Other { server: address, problem: with_causes(&other) },
+    }
+}
+
+/// Whether the way to a proxy, or the proxy itself, is what fails.
+fn is_of_proxy(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::ConnectProxyFailed(_) | ureq::Error::InvalidProxyUrl | ureq::Error::HostNotFound => true,
+        ureq::Error::Io(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+        _ => false,
     }
 }
 
@@ -219,6 +267,10 @@ fn explain_io(server: &HttpUrl, error: &io::Error) -> HttpError {
             HttpError::Refused { host: server.host().to_owned(), port: server.port() }
         }
         io::ErrorKind::TimedOut => HttpError::TimedOut { server: server.to_string() },
+        io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::UnexpectedEof => HttpError::Closed { server: server.to_string() },
         // The standard library has no kind of its own for a failed look-up, only these words.
         _ if problem.starts_with("failed to lookup address information") => {
             HttpError::UnknownHost { host: server.host().to_owned() }

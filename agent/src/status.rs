@@ -65,7 +65,7 @@ pub struct Status {
     pub connection: Connection,
     /// Since when `connection` is what it is.
     pub since_ms: i64,
-    /// The broker's address in use or tried last.
+    /// The address in use or tried last: a broker's, or the server's for HTTP exchange.
     pub link: Option<String>,
     /// When the next attempt is due, while waiting.
     pub next_attempt_at_ms: Option<i64>,
@@ -94,6 +94,9 @@ pub struct Status {
     /// The commands that are open, those that run first.
     #[serde(default)]
     pub open_commands: Vec<OpenCommand>,
+    /// How `link` is spoken to: `mqtts`, `wss`, `mqtt`, or `https` or `http` for HTTP exchange.
+    #[serde(default)]
+    pub transport: Option<String>,
 }
 
 /// The application in a [`Status`].

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::connection;
 use crate::counters::CountersSnapshot;
 use crate::descriptors;
+use crate::device_link::{self, DeviceLink, DeviceLinkError, DeviceLogin, DevicePlace};
 use crate::gate::Gate;
 use crate::limits::Limits;
 use crate::listen;
@@ -182,6 +183,17 @@ impl Broker {
         let (told, heard) = mpsc::channel(REFUSED_RETAINS);
         *lock(&self.gate.refused_retains) = Some(told);
         heard
+    }
+
+    /// Connects a device that does not speak MQTT to this broker. Ends the connection that it had.
+    ///
+    /// # Errors
+    /// [`DeviceLinkError`].
+    pub async fn device_link(
+        &self,
+        login: DeviceLogin,
+    ) -> Result<(DeviceLink, DevicePlace), DeviceLinkError> {
+        device_link::connect(&self.gate, login).await
     }
 
     /// Ends all live connections of a principal, within a second; returns how many there were. Whether it may come back

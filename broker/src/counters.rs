@@ -61,6 +61,14 @@ counters! {
     connections_people,
     /// Gauge: connected clients of services, without in-process ones.
     connections_services,
+    /// Gauge: of all these, those over plain TCP.
+    connections_tcp,
+    /// Gauge: those over TLS.
+    connections_tls,
+    /// Gauge: those over WebSocket.
+    connections_websocket,
+    /// Gauge: devices that are connected by HTTP exchange.
+    connections_exchange,
     /// Gauge: sessions of people and services, connected or not.
     sessions,
     /// Gauge: retained messages.

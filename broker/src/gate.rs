@@ -172,7 +172,16 @@ impl Gate {
         draft: &Draft<'_>,
         topic: Option<&Topic>,
     ) -> Result<(), RouterGone> {
-        let destination = self.destination(topic);
+        self.publish_to(origin, draft, self.destination(topic)).await
+    }
+
+    /// The same, where it is known where the message goes.
+    pub(crate) async fn publish_to(
+        &self,
+        origin: u64,
+        draft: &Draft<'_>,
+        destination: Destination,
+    ) -> Result<(), RouterGone> {
         let places = match destination.route.try_enter(draft.len()) {
             Some(places) => places,
             None => {

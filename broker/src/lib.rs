@@ -13,6 +13,7 @@ pub mod core_dumps;
 mod counters;
 pub mod credentials;
 pub mod descriptors;
+mod device_link;
 mod failures;
 mod filter;
 mod gate;
@@ -38,12 +39,13 @@ mod toml_error;
 
 pub use broker::{Broker, BrokerError};
 pub use counters::CountersSnapshot;
+pub use device_link::{DeviceLink, DeviceLinkError, DeviceLogin, DevicePlace, Told};
 pub use limits::Limits;
 pub use listen::listen;
 pub use principal::{
     Authentication, Authenticator, ConnectAttempt, Origin, Principal, PrincipalKey, Refusal, Secret,
     Transport,
 };
-pub use registry::ConnectionInfo;
+pub use registry::{ConnectionInfo, Kick};
 pub use service::{Message, QoS, ServicePublisher, ServiceSubscriber};
 pub use toml_error::TomlError;

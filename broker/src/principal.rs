@@ -154,6 +154,8 @@ pub enum Transport {
     Tls,
     /// MQTT over an encrypted WebSocket.
     WebSocket,
+    /// No MQTT: HTTP requests of a device, one after the other.
+    Exchange,
 }
 
 impl Transport {

@@ -28,7 +28,7 @@ pub struct ConnectionInfo {
     pub peer: SocketAddr,
     /// When the client logged in.
     pub since: SystemTime,
-    /// 4 for MQTT 3.1.1, 5 for MQTT 5.
+    /// 4 for MQTT 3.1.1, 5 for MQTT 5, 0 without MQTT.
     pub protocol_level: u8,
     /// What carries the connection.
     pub transport: Transport,
@@ -38,7 +38,7 @@ pub struct ConnectionInfo {
 
 /// Why a connection is ended from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kick {
+pub enum Kick {
     /// Another connection of the same client.
     TakenOver,
     /// The principal's connections are to end (token changed, user disabled, device decommissioned).

@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     config::Config,
     metrics::Metrics,
+    service::exchange::Exchanges,
     store::Store,
 };
 
@@ -48,6 +49,8 @@ pub struct AppState {
     pub live: OnceLock<Arc<dyn LiveConnections>>,
     /// The broker, for MQTT over WebSocket; set once it runs.
     pub broker: OnceLock<broker::Broker>,
+    /// The devices that are connected by HTTP exchange.
+    pub exchanges: Exchanges,
     /// Where the server really listens; set once it does (a configured port may be 0).
     pub bound: OnceLock<Bound>,
     /// Signs certificates for devices, where the server does; set before it listens.
@@ -82,6 +85,7 @@ impl AppState {
             instance: uuid::Uuid::new_v4().to_string(),
             live: OnceLock::new(),
             broker: OnceLock::new(),
+            exchanges: Exchanges::default(),
             bound: OnceLock::new(),
             device_authority: OnceLock::new(),
             metrics: Metrics::default(),

@@ -34,6 +34,8 @@ const HELP: &[(&str, Kind, &str)] = &[
     ("fleet_messages_unknown_device_total", Kind::Counter, "Messages of devices that are not in service."),
     ("fleet_births_total", Kind::Counter, "Births taken."),
     ("fleet_heartbeats_http_total", Kind::Counter, "Heartbeats by HTTP committed."),
+    ("fleet_exchange_requests_total", Kind::Counter, "HTTP exchanges of devices that were read."),
+    ("fleet_exchange_messages_total", Kind::Counter, "Messages in them."),
     ("fleet_ingest_failures_total", Kind::Counter, "Batches of a device that the database did not take."),
     ("fleet_worker_runs_total", Kind::Counter, "Runs of a worker that did their step."),
     ("fleet_worker_failures_total", Kind::Counter, "Runs of a worker that failed."),

@@ -214,6 +214,8 @@ impl Bench {
         let heartbeat = json!({"ts": now, "version": "1.0.0", "metrics": metrics, "status": status, "x": 1});
         self.device("POST", "/devices/cam-1/heartbeat", Some(heartbeat));
         assert_eq!(self.get("/devices/cam-1/heartbeats")["total"], 1);
+        let exchange = self.server.post("/api/v1/devices/cam-1/exchange?wait_seconds=0&connection=1");
+        exchange.by_device(&self.device).header("content-type", "application/cbor").bytes(&[0x80]);
         self.get("/devices/cam-1/metrics?hours=1");
         self.get("/devices/cam-1/records");
     }

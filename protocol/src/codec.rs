@@ -26,6 +26,12 @@ pub mod limit {
     pub const LARGEST_BYTES: usize = 256 * 1024;
     /// Records in one batch.
     pub const RECORDS_PER_BATCH: usize = 4096;
+    /// What is said in one HTTP exchange, in either direction: the largest message, and a few others beside it.
+    pub const EXCHANGE_BYTES: usize = 512 * 1024;
+    /// Messages in one HTTP exchange. The agent has at most 16 under way, and a few others go besides.
+    pub const EXCHANGE_MESSAGES: usize = 64;
+    /// What a message costs in an exchange beside its payload: its suffix, and the heads of list, text and bytes.
+    pub const EXCHANGE_MESSAGE_OVERHEAD_BYTES: usize = 96;
 }
 
 /// Why a payload could not be encoded or decoded.

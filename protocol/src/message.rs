@@ -4,12 +4,14 @@
 //! `#[serde(default)]`; never reorder, never reuse. `protocol/tests/golden.rs` holds the bytes.
 
 mod downlink;
+mod exchange;
 mod heartbeat;
 mod operator;
 mod time;
 mod uplink;
 
 pub use downlink::*;
+pub use exchange::*;
 pub use heartbeat::*;
 pub use operator::*;
 pub use time::*;

@@ -237,6 +237,44 @@ pub fn subtree_of(topic: &str) -> Option<(OrgSlug, DeviceId)> {
     Some((OrgSlug::new(org).ok()?, DeviceId::new(device).ok()?))
 }
 
+/// What an HTTP exchange with a device calls a topic: its end. `None` for what is of no concern to a device.
+///
+/// ```
+/// # use protocol::topic::{Topic, exchange_suffix, of_exchange};
+/// # let (org, device) = ("acme".parse().unwrap(), "studio-001".parse().unwrap());
+/// for (topic, suffix) in [
+///     ("fleet/v1/acme/device/studio-001/heartbeat", "heartbeat"),
+///     ("fleet/v1/acme/device/studio-001/ack", "ack"),
+///     ("fleet/v1/server/fleet-1", "server/fleet-1"),
+/// ] {
+///     let topic: Topic = topic.parse().unwrap();
+///     assert_eq!(exchange_suffix(&topic).as_deref(), Some(suffix));
+///     assert_eq!(of_exchange(&org, &device, suffix), Ok(topic));
+/// }
+/// assert_eq!(exchange_suffix(&"fleet/v1/acme/view/studio-001".parse().unwrap()), None);
+/// assert!(of_exchange(&org, &device, "server/fleet-1/more").is_err());
+/// ```
+#[must_use]
+pub fn exchange_suffix(topic: &Topic) -> Option<String> {
+    match topic {
+        Topic::Device { uplink, .. } => Some(uplink.to_string()),
+        Topic::ToDevice { downlink, .. } => Some(downlink.to_string()),
+        Topic::Server { instance } => Some(format!("server/{instance}")),
+        Topic::OperatorCommand { .. } | Topic::OperatorResult { .. } | Topic::View { .. } => None,
+    }
+}
+
+/// The topic that a suffix stands for in an HTTP exchange with this device.
+///
+/// # Errors
+/// This version knows no such topic.
+pub fn of_exchange(org: &OrgSlug, device: &DeviceId, suffix: &str) -> Result<Topic, TopicError> {
+    match suffix.strip_prefix("server/") {
+        Some(_) => format!("{PREFIX}/{suffix}").parse(),
+        None => (device_subtree(org, device) + suffix).parse(),
+    }
+}
+
 /// The filter that matches one kind of uplink of every device of every organisation.
 ///
 /// ```

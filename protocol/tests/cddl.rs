@@ -21,7 +21,7 @@ fn validate(rule: &str, cbor: &[u8]) -> Result<(), String> {
 }
 
 /// Which fixture is described by which rule. Devices write packed, servers named.
-const RULES: [(&str, &str); 18] = [
+const RULES: [(&str, &str); 20] = [
     ("birth.packed.hex", "birth"),
     ("presence.packed.hex", "presence"),
     ("presence-of-a-newer-version.packed.hex", "presence"),
@@ -40,6 +40,8 @@ const RULES: [(&str, &str); 18] = [
     ("operator-request.named.hex", "operator-request"),
     ("operator-result.named.hex", "operator-result"),
     ("server-status.named.hex", "server-status"),
+    ("exchange.packed.hex", "exchange"),
+    ("exchange-nothing.named.hex", "exchange"),
 ];
 
 #[test]

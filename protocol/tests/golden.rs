@@ -295,6 +295,18 @@ fn server_status_keeps_its_bytes() {
 }
 
 #[test]
+fn exchange_keeps_its_bytes() {
+    let presence =
+        codec::encode_packed(&Presence { state_id: STATE, connection: 65_548, online: true }).unwrap();
+    let messages = vec![
+        ExchangeMessage("presence".into(), Bytes(presence)),
+        ExchangeMessage("server/fleet-1".into(), Bytes(b"{}".to_vec())),
+    ];
+    check("exchange", &Exchange(messages));
+    check("exchange-nothing", &Exchange::default());
+}
+
+#[test]
 fn a_batch_is_an_array_of_the_records_bytes() {
     let one = codec::encode_packed(&heartbeat()).unwrap();
     let batch = codec::batch([one.as_slice(), one.as_slice()].into_iter());

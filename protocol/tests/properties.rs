@@ -10,7 +10,7 @@ use protocol::command::{CommandState, Mover, open_digest};
 use protocol::id::{self, CommandId, DeviceId, OrgSlug, StateId, UserName};
 use protocol::message::*;
 use protocol::ranges::RangeSet;
-use protocol::topic::{Downlink, Topic, Uplink};
+use protocol::topic::{Downlink, Topic, Uplink, exchange_suffix, of_exchange};
 
 const LIMIT: usize = codec::limit::LARGEST_BYTES;
 
@@ -160,6 +160,31 @@ proptest! {
     }
 
     #[test]
+    fn exchanges_survive_the_round_trip(messages in vec((".{0,20}", bytes()), 0..=codec::limit::EXCHANGE_MESSAGES)) {
+        both_forms(&Exchange(messages.into_iter().map(|(suffix, payload)| ExchangeMessage(suffix, payload)).collect()))?;
+    }
+
+    #[test]
+    fn a_topic_that_concerns_a_device_has_a_suffix_that_leads_back_to_it(topic in topic()) {
+        let (org, device) = match &topic {
+            Topic::Device { org, device, .. } | Topic::ToDevice { org, device, .. } => (org.clone(), device.clone()),
+            _ => ("acme".parse().unwrap(), "cam-1".parse().unwrap()),
+        };
+        if let Some(suffix) = exchange_suffix(&topic) {
+            prop_assert_eq!(of_exchange(&org, &device, &suffix), Ok(topic));
+        }
+    }
+
+    #[test]
+    fn any_suffix_is_a_topic_of_that_device_or_of_a_server_or_an_error(suffix in "(server/)?[a-z/+#$.]{0,12}") {
+        let (org, device) = ("acme".parse().unwrap(), "cam-1".parse().unwrap());
+        match of_exchange(&org, &device, &suffix) {
+            Ok(topic) => prop_assert_eq!(exchange_suffix(&topic), Some(suffix)),
+            Err(_) => {}
+        }
+    }
+
+    #[test]
     fn acks_survive_the_round_trip(
         state in any::<[u8; 8]>(), ranges in range_set(), pending in any::<Option<u32>>(), time in any::<Option<i64>>(),
     ) {
@@ -282,6 +307,7 @@ fn decode_everything(bytes: &[u8]) {
     let _ = codec::decode::<Presence>(bytes, LIMIT);
     let _ = codec::decode::<Ack>(bytes, LIMIT);
     let _ = codec::decode::<Desired>(bytes, LIMIT);
+    let _ = codec::decode::<Exchange>(bytes, LIMIT);
     let _ = codec::decode::<DeviceCommand>(bytes, LIMIT).map(DeviceCommand::action);
     let _ = codec::decode_any::<OperatorRequest>(bytes, LIMIT);
     let _ = codec::decode_any::<OperatorResult>(bytes, LIMIT);
@@ -298,6 +324,22 @@ fn decode_everything(bytes: &[u8]) {
 fn a_payload_is_refused_by_its_size_before_it_is_decoded() {
     let error = codec::decode::<Presence>(&[0xff; 1025], 1024).unwrap_err();
     assert!(matches!(error, codec::CodecError::TooLarge { size_bytes: 1025, limit_bytes: 1024 }), "{error}");
+}
+
+#[test]
+fn an_exchange_of_too_many_messages_is_refused_and_not_kept() {
+    let message = |n: usize| {
+        codec::encode_packed(&vec![ExchangeMessage("log".to_owned(), Bytes::default()); n]).unwrap()
+    };
+    let most = codec::limit::EXCHANGE_MESSAGES;
+    assert_eq!(codec::decode::<Exchange>(&message(most), LIMIT).unwrap().0.len(), most);
+    let error = codec::decode::<Exchange>(&message(most + 1), LIMIT).unwrap_err();
+    assert!(error.to_string().contains("64 messages"), "{error}");
+    // It claims many and holds one.
+    assert!(
+        codec::decode::<Exchange>(&[0x9b, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0x82, 0x60, 0x40], LIMIT)
+            .is_err()
+    );
 }
 
 #[test]

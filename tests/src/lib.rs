@@ -11,6 +11,7 @@ mod proxy;
 mod secure;
 mod server;
 pub mod sim;
+mod venue;
 mod watcher;
 
 pub use agent::Agent;
@@ -21,4 +22,5 @@ pub use process::{Process, Signal, free_port, program, wait_for};
 pub use proxy::{Direction, Flow, Proxy};
 pub use secure::Secure;
 pub use server::{ADMIN_EMAIL, ADMIN_PASSWORD, Server};
+pub use venue::{BlackHole, ConnectProxy, Front, Manners};
 pub use watcher::{Seen, Watcher};

@@ -157,7 +157,7 @@ fn keep(log: &Path) {
 
 /// Removes from a command's environment whatever would configure our programs.
 fn clean(command: &mut Command) -> &mut Command {
-    const AGENT_KEYS: [&str; 10] = [
+    const AGENT_KEYS: [&str; 18] = [
         "DEVICE_ID",
         "DEVICE_TOKEN",
         "MQTT_URL",
@@ -168,6 +168,14 @@ fn clean(command: &mut Command) -> &mut Command {
         "NOTIFY_SOCKET",
         "WATCHDOG_USEC",
         "RUST_LOG",
+        "HTTP_PROXY",
+        "http_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+        "NO_PROXY",
+        "no_proxy",
     ];
     // What the test itself has set stays.
     let set: Vec<_> = command.get_envs().map(|(key, _)| key.to_owned()).collect();

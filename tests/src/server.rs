@@ -128,6 +128,11 @@ impl Server {
         self.mqtt_port
     }
 
+    /// The port of plain HTTP.
+    pub fn http_port(&self) -> u16 {
+        self.http_port
+    }
+
     /// The data folder.
     pub fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")

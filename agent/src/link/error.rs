@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use rumqttc::{ConnectReturnCode, ConnectionError, StateError};
 
-use crate::config::MqttUrl;
+use super::Address;
+use crate::http::HttpError;
 
 /// The end of a link.
 #[derive(Debug, thiserror::Error)]
@@ -15,22 +16,22 @@ pub enum LinkError {
          server, enrol it again (r58-fleet-agent enroll)"
     )]
     Credentials {
-        /// The broker.
-        url: MqttUrl,
+        /// The other end.
+        url: Address,
     },
     /// The broker refuses the connection for another reason.
     #[error("{url} refuses the connection: {reason}")]
     Refused {
-        /// The broker.
-        url: MqttUrl,
+        /// The other end.
+        url: Address,
         /// Why.
         reason: &'static str,
     },
     /// Nothing happened for too long.
     #[error("{url} does not answer (waited {} s); check the network and the venue's firewall", waited.as_secs())]
     Silent {
-        /// The broker.
-        url: MqttUrl,
+        /// The other end.
+        url: Address,
         /// How long.
         waited: Duration,
     },
@@ -40,56 +41,81 @@ pub enum LinkError {
          server's log"
     )]
     Closed {
-        /// The broker.
-        url: MqttUrl,
+        /// The other end.
+        url: Address,
     },
     /// The network says no.
     #[error("cannot reach {url}: {source}; check the address, the network and the venue's firewall")]
     Network {
-        /// The broker.
-        url: MqttUrl,
+        /// The other end.
+        url: Address,
         /// What the system said.
         source: std::io::Error,
     },
     /// The broker does not let the device listen to what it must hear.
     #[error("{url} does not let this device subscribe to {filter}; is it a broker of R58 Fleet?")]
     Subscription {
-        /// The broker.
-        url: MqttUrl,
+        /// The other end.
+        url: Address,
         /// Refused.
         filter: String,
     },
     /// Something that is no MQTT, or breaks its rules.
     #[error("{url} does not keep to MQTT: {problem}; check that the address is a broker's")]
     Protocol {
-        /// The broker.
-        url: MqttUrl,
+        /// The other end.
+        url: Address,
         /// What it did.
         problem: String,
     },
     /// No way of connecting to such an address in this version.
-    #[error("this agent cannot connect to {url}; it has mqtts://, wss:// and mqtt://")]
+    #[error("this agent cannot connect to {url}; it has mqtts://, wss://, mqtt:// and HTTP exchange")]
     NoTransport {
         /// The address.
-        url: MqttUrl,
+        url: Address,
     },
     /// Nobody said whom to trust.
     #[error("there is no list of authorities for {url}")]
     NoTls {
         /// The address.
-        url: MqttUrl,
+        url: Address,
     },
     /// The other end does not show who it is, or the encryption fails.
     #[error(
         "the encrypted connection to {url} fails: {problem}; check this device's clock, and CA_FILE if the server has an \
-         authority of its own"
+         authority of its own; a network that wants a login first does this too"
     )]
     Tls {
         /// The address.
-        url: MqttUrl,
+        url: Address,
         /// What is wrong.
         problem: String,
     },
+    /// The proxy in between does not let the connection through.
+    #[error(
+        "no connection to {url} through the proxy {proxy}: {problem}; check HTTPS_PROXY, NO_PROXY and the proxy's own log"
+    )]
+    Proxy {
+        /// The other end.
+        url: Address,
+        /// Host and port.
+        proxy: String,
+        /// What happened.
+        problem: String,
+    },
+    /// An HTTP exchange was answered with an error.
+    #[error("{url} answered {status} to an exchange{detail}")]
+    Status {
+        /// The server.
+        url: Address,
+        /// The HTTP status.
+        status: u16,
+        /// The server's words; empty, or starts with `: `.
+        detail: String,
+    },
+    /// An HTTP exchange did not come about.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The connection's task is gone.
     #[error("the connection ended")]
     Ended,
@@ -97,7 +123,7 @@ pub enum LinkError {
 
 impl LinkError {
     /// Sorts an error of the MQTT client.
-    pub(super) fn from_client(url: &MqttUrl, error: ConnectionError, waited: Duration) -> Self {
+    pub(super) fn from_client(url: &Address, error: ConnectionError, waited: Duration) -> Self {
         let url = url.clone();
         match error {
             ConnectionError::ConnectionRefused(code) => Self::refused(url, code),
@@ -111,12 +137,16 @@ impl LinkError {
                 source,
             ))) => Self::network(url, source),
             ConnectionError::Tls(error) => Self::Tls { url, problem: shortened(&error.to_string()) },
+            ConnectionError::Proxy(error) => {
+                // Whoever has made the link knows which; see there.
+                Self::Proxy { url, proxy: String::new(), problem: shortened(&error.to_string()) }
+            }
             ConnectionError::RequestsDone => Self::Ended,
             other => Self::Protocol { url, problem: shortened(&other.to_string()) },
         }
     }
 
-    fn refused(url: MqttUrl, code: ConnectReturnCode) -> Self {
+    fn refused(url: Address, code: ConnectReturnCode) -> Self {
         match code {
             ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
                 Self::Credentials { url }
@@ -133,7 +163,7 @@ impl LinkError {
         }
     }
 
-    fn network(url: MqttUrl, source: std::io::Error) -> Self {
+    fn network(url: Address, source: std::io::Error) -> Self {
         use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
         match source.kind() {
             BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Self::Closed { url },

@@ -1,11 +1,14 @@
-//! The way to the broker: one connection, which ends at the first error and is never mended. Whoever holds it makes
-//! another.
+//! The way to the server: one connection, by MQTT or HTTP exchange, which ends at the first error and is never mended. Whoever
+//! holds it makes another.
 //!
 //! rumqttc would keep what it could not send and send it again by itself. Nothing of that is used: its queues die with
 //! the connection, and the outbox decides what goes again.
 
+mod address;
 mod error;
+mod exchange;
 mod mqtt;
+mod trial;
 
 #[cfg(test)]
 mod tests;
@@ -14,16 +17,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::id::{DeviceId, OrgSlug};
-use protocol::topic::{Downlink, SERVER_FILTER, Topic, Uplink};
-use rumqttc::mqttbytes::v4::{Disconnect, Publish};
-use rumqttc::{QoS, Request};
+use protocol::topic::{Topic, Uplink};
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+pub use address::{Address, Transport};
 pub use error::LinkError;
+pub(crate) use trial::try_way;
 
-use crate::config::{MqttUrl, Scheme, Secret};
+use crate::config::Secret;
+use crate::proxy::Proxy;
 use crate::uplink::PacketId;
 
 /// Events that wait for the event loop; past that the connection is read more slowly.
@@ -34,18 +38,26 @@ const ORDERS: usize = 64;
 /// Where and as whom to connect.
 #[derive(Debug, Clone)]
 pub struct LinkSettings {
-    /// The broker.
-    pub url: MqttUrl,
+    /// Where to.
+    pub to: Address,
     /// The device's organisation.
     pub org: OrgSlug,
     /// The device.
     pub device: DeviceId,
     /// The device's token; without one the certificate in `tls` has to do.
     pub token: Option<Secret>,
+    /// The connection's number, as in the birth that is to come.
+    pub connection: u64,
     /// What the broker publishes, retained, on `presence` when the connection breaks.
     pub will: Vec<u8>,
-    /// Whom to trust; needed where the connection is encrypted.
+    /// Whom a broker's certificate has to be from; needed where MQTT is encrypted.
     pub tls: Option<Arc<ClientConfig>>,
+    /// What MQTT is led through.
+    pub proxy: Option<Proxy>,
+    /// The client for HTTP exchange; needed for that. It ends with the link.
+    pub http: Option<ureq::Agent>,
+    /// How long the connection may take to come about.
+    pub patience: Duration,
 }
 
 /// Which published packet a receipt is for.
@@ -77,47 +89,22 @@ pub enum LinkEvent {
     Down(LinkError),
 }
 
-/// A way of connecting that this agent has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// MQTT over TCP.
-    Mqtt,
-    /// MQTT over TLS.
-    Mqtts,
-    /// MQTT over WebSocket over TLS.
-    Wss,
-}
-
-impl Transport {
-    /// The transport for an address, if this agent has it.
-    #[must_use]
-    pub fn for_url(url: &MqttUrl) -> Option<Self> {
-        match url.scheme() {
-            Scheme::Mqtt => Some(Self::Mqtt),
-            Scheme::Mqtts => Some(Self::Mqtts),
-            Scheme::Wss => Some(Self::Wss),
-            _ => None,
-        }
-    }
-
-    /// Its name in a birth.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Mqtt => "mqtt",
-            Self::Mqtts => "mqtts",
-            Self::Wss => "wss",
-        }
-    }
+/// What a connection is to do.
+#[derive(Debug)]
+enum Order {
+    /// Publish this; the receipt matters.
+    Say { tag: Tag, uplink: Uplink, payload: Vec<u8> },
+    /// End in order.
+    Goodbye,
 }
 
 /// One connection.
 #[derive(Debug)]
 pub struct Link {
-    orders: mpsc::Sender<mqtt::Order>,
+    orders: mpsc::Sender<Order>,
     events: mpsc::Receiver<LinkEvent>,
     task: JoinHandle<()>,
-    settings: LinkSettings,
+    http: Option<ureq::Agent>,
 }
 
 impl Link {
@@ -126,19 +113,21 @@ impl Link {
     /// # Errors
     /// This agent has no such transport.
     pub fn open(settings: LinkSettings) -> Result<(Self, Transport), LinkError> {
-        let transport = Transport::for_url(&settings.url)
-            .ok_or_else(|| LinkError::NoTransport { url: settings.url.clone() })?;
-        let options = mqtt::options(&settings, transport)?;
+        let transport =
+            settings.to.transport().ok_or_else(|| LinkError::NoTransport { url: settings.to.clone() })?;
         let (orders, ordered) = mpsc::channel(ORDERS);
         let (sender, events) = mpsc::channel(EVENTS);
-        let connection = mqtt::Connection {
-            options,
-            orders: ordered,
-            url: settings.url.clone(),
-            filters: filters(&settings),
+        let mut http = None;
+        let task = match transport {
+            Transport::Mqtt | Transport::Mqtts | Transport::Wss => {
+                tokio::spawn(mqtt::Connection::new(settings, transport, ordered)?.run(sender))
+            }
+            Transport::Https | Transport::Http => {
+                http.clone_from(&settings.http);
+                tokio::spawn(exchange::Connection::new(settings, ordered)?.run(sender))
+            }
         };
-        let task = tokio::spawn(connection.run(sender));
-        Ok((Self { orders, events, task, settings }, transport))
+        Ok((Self { orders, events, task, http }, transport))
     }
 
     /// The next event. After [`LinkEvent::Down`], and if the connection's task is gone, always `Down`.
@@ -150,10 +139,7 @@ impl Link {
     /// its end.
     #[must_use]
     pub fn publish(&self, tag: Tag, uplink: Uplink, payload: Vec<u8>) -> bool {
-        let topic = device_topic(&self.settings, uplink).to_string();
-        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload);
-        publish.retain = uplink == Uplink::Presence;
-        self.orders.try_send((Request::Publish(publish), Some(tag))).is_ok()
+        self.orders.try_send(Order::Say { tag, uplink, payload }).is_ok()
     }
 
     /// Says goodbye, so that the will is not published: `presence` goes first, and then as long as `patience` is spent
@@ -169,7 +155,7 @@ impl Link {
                     }
                 }
             }
-            if self.orders.try_send((Request::Disconnect(Disconnect), None)).is_ok() {
+            if self.orders.try_send(Order::Goodbye).is_ok() {
                 while !matches!(self.event().await, LinkEvent::Down(_)) {}
             }
         };
@@ -181,18 +167,13 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(http) = self.http.take() {
+            // Its requests wait on threads of their own.
+            http.shutdown();
+        }
     }
 }
 
 fn device_topic(settings: &LinkSettings, uplink: Uplink) -> Topic {
     Topic::Device { org: settings.org.clone(), device: settings.device.clone(), uplink }
-}
-
-fn filters(settings: &LinkSettings) -> Vec<String> {
-    let own = |downlink| {
-        Topic::ToDevice { org: settings.org.clone(), device: settings.device.clone(), downlink }.to_string()
-    };
-    let mut filters: Vec<String> = Downlink::ALL.iter().copied().map(own).collect();
-    filters.push(SERVER_FILTER.to_owned());
-    filters
 }

@@ -3,20 +3,21 @@
 //! rumqttc makes the connection and keeps MQTT's state; when something is sent is decided here. Its own loop pings
 //! whatever else is sent: twice as many wake-ups of the radio for a device that has said something a moment ago.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::codec::limit;
-use protocol::topic::{Topic, Uplink};
-use rumqttc::mqttbytes::v4::{PingReq, Subscribe};
+use protocol::topic::{Downlink, SERVER_FILTER, Topic, Uplink};
+use rumqttc::mqttbytes::v4::{Disconnect, PingReq, Publish, Subscribe};
 use rumqttc::{
-    Event, EventLoop, Incoming, LastWill, MqttOptions, Outgoing, QoS, Request, StateError, SubscribeFilter,
-    SubscribeReasonCode, TlsConfiguration,
+    ConnectionError, Event, EventLoop, Incoming, LastWill, MqttOptions, Outgoing, ProxyAuth, QoS, Request,
+    StateError, SubscribeFilter, SubscribeReasonCode, TlsConfiguration,
 };
+use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::{LinkError, LinkEvent, LinkSettings, Tag, Transport, device_topic};
-use crate::config::MqttUrl;
+use super::{Address, LinkError, LinkEvent, LinkSettings, Order, Tag, Transport, device_topic};
 
 /// What the broker is told; it waits for one and a half times as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -24,8 +25,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// time that a commit takes; and although tokio wakes up to 4.1 s before a timer of this length to put it into a finer wheel:
 /// with 31 s that was a wake-up for nothing before nearly every heartbeat.
 const PING_AFTER: Duration = Duration::from_secs(36);
-/// From the first packet to the broker's answer.
-const CONNECT_TIMEOUT_SECONDS: u64 = 60;
 /// Everything that we send is answered, and we are never silent for more than [`PING_AFTER`]: a broker that says nothing
 /// for this long is not reached any more.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(75);
@@ -35,26 +34,39 @@ const OVERHEAD_BYTES: usize = 1024;
 /// receipt makes two packets collide.
 const INFLIGHT: u16 = 200;
 
-pub(super) fn options(settings: &LinkSettings, transport: Transport) -> Result<MqttOptions, LinkError> {
+fn options(settings: &LinkSettings, transport: Transport) -> Result<MqttOptions, LinkError> {
     let name = format!("{}/{}", settings.org, settings.device);
-    let host = settings.url.host();
+    let host = settings.to.host();
     // rumqttc joins host and port with a colon.
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     // Of a WebSocket it wants the whole URL.
-    let address = match transport {
-        Transport::Mqtt | Transport::Mqtts => host,
-        Transport::Wss => format!("wss://{host}:{}{}", settings.url.port(), settings.url.path()),
+    let address = match &settings.to {
+        Address::Broker(url) if transport == Transport::Wss => {
+            format!("wss://{host}:{}{}", url.port(), url.path())
+        }
+        _ => host,
     };
-    let mut options = MqttOptions::new(&name, address, settings.url.port());
-    let tls = || {
-        let config = settings.tls.clone();
-        config.map(TlsConfiguration::Rustls).ok_or_else(|| LinkError::NoTls { url: settings.url.clone() })
-    };
+    let mut options = MqttOptions::new(&name, address, settings.to.port());
+    let tls = || tls_of(settings).map(TlsConfiguration::Rustls);
     options.set_transport(match transport {
-        Transport::Mqtt => rumqttc::Transport::Tcp,
         Transport::Mqtts => rumqttc::Transport::tls_with_config(tls()?),
         Transport::Wss => rumqttc::Transport::wss_with_config(tls()?),
+        _ => rumqttc::Transport::Tcp,
     });
+    if let Some(proxy) = &settings.proxy {
+        let ty = if proxy.is_encrypted {
+            rumqttc::ProxyType::Https(TlsConfiguration::Rustls(tls_of(settings)?))
+        } else {
+            rumqttc::ProxyType::Http
+        };
+        let auth = match &proxy.login {
+            Some((name, password)) => {
+                ProxyAuth::Basic { username: name.clone(), password: password.expose().to_owned() }
+            }
+            None => ProxyAuth::None,
+        };
+        options.set_proxy(rumqttc::Proxy { ty, auth, addr: proxy.bracketed(), port: proxy.port });
+    }
     let packet_bytes = limit::LARGEST_BYTES + OVERHEAD_BYTES;
     let will_topic = device_topic(settings, Uplink::Presence).to_string();
     if let Some(token) = &settings.token {
@@ -69,20 +81,39 @@ pub(super) fn options(settings: &LinkSettings, transport: Transport) -> Result<M
     Ok(options)
 }
 
+fn tls_of(settings: &LinkSettings) -> Result<Arc<ClientConfig>, LinkError> {
+    settings.tls.clone().ok_or_else(|| LinkError::NoTls { url: settings.to.clone() })
+}
+
 /// What is to be sent, and whether its receipt matters.
-pub(super) type Order = (Request, Option<Tag>);
+type Packet = (Request, Option<Tag>);
 
 pub(super) struct Connection {
-    pub(super) options: MqttOptions,
-    pub(super) orders: mpsc::Receiver<Order>,
-    pub(super) url: MqttUrl,
-    pub(super) filters: Vec<String>,
+    options: MqttOptions,
+    orders: mpsc::Receiver<Order>,
+    settings: LinkSettings,
+    filters: Vec<String>,
 }
 
 /// Packets that have a number and no confirmation of the broker.
 type Numbered = Vec<(u16, Tag)>;
 
 impl Connection {
+    pub(super) fn new(
+        settings: LinkSettings,
+        transport: Transport,
+        orders: mpsc::Receiver<Order>,
+    ) -> Result<Self, LinkError> {
+        let options = options(&settings, transport)?;
+        let own = |downlink| {
+            let (org, device) = (settings.org.clone(), settings.device.clone());
+            Topic::ToDevice { org, device, downlink }.to_string()
+        };
+        let mut filters: Vec<String> = Downlink::ALL.iter().copied().map(own).collect();
+        filters.push(SERVER_FILTER.to_owned());
+        Ok(Self { options, orders, settings, filters })
+    }
+
     /// Runs until the first error, or until nobody listens to the events any more.
     pub(super) async fn run(mut self, events: mpsc::Sender<LinkEvent>) {
         if let Err(error) = self.drive(&events).await {
@@ -92,16 +123,16 @@ impl Connection {
     }
 
     async fn drive(&mut self, events: &mpsc::Sender<LinkEvent>) -> Result<(), LinkError> {
-        let mut waited = Duration::from_secs(CONNECT_TIMEOUT_SECONDS);
+        let mut waited = self.settings.patience;
         let mut silent_after = Instant::now() + waited + Duration::from_secs(5);
         // Nothing goes through the queue that it has.
         let mut client = EventLoop::new(self.options.clone(), 1);
         let mut network = client.network_options();
-        network.set_connection_timeout(CONNECT_TIMEOUT_SECONDS).set_tcp_nodelay(true);
+        network.set_connection_timeout(waited.as_secs()).set_tcp_nodelay(true);
         client.set_network_options(network);
         match timeout_at(silent_after, client.poll()).await {
             Ok(Ok(_welcome)) => {}
-            Ok(Err(error)) => return Err(LinkError::from_client(&self.url, error, waited)),
+            Ok(Err(error)) => return Err(self.failed(error, waited)),
             Err(_) => return Err(self.silent(waited)),
         }
         let filters =
@@ -118,10 +149,10 @@ impl Connection {
                     timeout_at(silent_after, send(&mut client, request)).await
                 }
                 None => {
-                    let step = wait(&mut client, &mut self.orders, ping_at);
+                    let step = wait(&mut client, &mut self.orders, &self.settings, ping_at);
                     match timeout_at(silent_after, step).await {
-                        Ok(Ok(Happened::Ordered(Some(order)))) => {
-                            next = Some(order);
+                        Ok(Ok(Happened::Ordered(Some(packet)))) => {
+                            next = Some(packet);
                             continue;
                         }
                         // Nobody has this link any more.
@@ -134,7 +165,7 @@ impl Connection {
             };
             match step {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(LinkError::from_client(&self.url, error.into(), waited)),
+                Ok(Err(error)) => return Err(self.failed(error.into(), waited)),
                 Err(_) => return Err(self.silent(waited)),
             }
             while let Some(event) = client.state.events.pop_front() {
@@ -174,7 +205,7 @@ impl Connection {
                     suback.return_codes.iter().position(|code| *code == SubscribeReasonCode::Failure);
                 match refused.and_then(|at| self.filters.get(at)) {
                     Some(filter) => {
-                        Err(LinkError::Subscription { url: self.url.clone(), filter: filter.clone() })
+                        Err(LinkError::Subscription { url: self.settings.to.clone(), filter: filter.clone() })
                     }
                     None => Ok(Some(LinkEvent::Up)),
                 }
@@ -197,11 +228,20 @@ impl Connection {
     }
 
     fn protocol(&self, problem: &str) -> LinkError {
-        LinkError::Protocol { url: self.url.clone(), problem: problem.to_owned() }
+        LinkError::Protocol { url: self.settings.to.clone(), problem: problem.to_owned() }
     }
 
     fn silent(&self, waited: Duration) -> LinkError {
-        LinkError::Silent { url: self.url.clone(), waited }
+        LinkError::Silent { url: self.settings.to.clone(), waited }
+    }
+
+    fn failed(&self, error: ConnectionError, waited: Duration) -> LinkError {
+        match (LinkError::from_client(&self.settings.to, error, waited), &self.settings.proxy) {
+            (LinkError::Proxy { url, problem, .. }, Some(proxy)) => {
+                LinkError::Proxy { url, proxy: proxy.to_string(), problem }
+            }
+            (error, _) => error,
+        }
     }
 }
 
@@ -210,12 +250,13 @@ enum Happened {
     /// The broker has said something; the client's state has taken it in and answered.
     Heard,
     /// Something is to be sent. Nothing, if there is nobody any more who could say what.
-    Ordered(Option<Order>),
+    Ordered(Option<Packet>),
 }
 
 async fn wait(
     client: &mut EventLoop,
     orders: &mut mpsc::Receiver<Order>,
+    settings: &LinkSettings,
     ping_at: Instant,
 ) -> Result<Happened, StateError> {
     let network = client.network.as_mut().ok_or(StateError::ConnectionAborted)?;
@@ -227,8 +268,20 @@ async fn wait(
             network.flush().await?;
             Ok(Happened::Heard)
         }
-        order = orders.recv() => Ok(Happened::Ordered(order)),
+        order = orders.recv() => Ok(Happened::Ordered(order.map(|order| packet(order, settings)))),
         () = sleep_until(ping_at) => Ok(Happened::Ordered(Some((Request::PingReq(PingReq), None)))),
+    }
+}
+
+fn packet(order: Order, settings: &LinkSettings) -> Packet {
+    match order {
+        Order::Say { tag, uplink, payload } => {
+            let mut publish =
+                Publish::new(device_topic(settings, uplink).to_string(), QoS::AtLeastOnce, payload);
+            publish.retain = uplink == Uplink::Presence;
+            (Request::Publish(publish), Some(tag))
+        }
+        Order::Goodbye => (Request::Disconnect(Disconnect), None),
     }
 }
 

@@ -2,6 +2,7 @@
 //! happen, so that long time-outs pass at once.
 #![allow(clippy::unwrap_used)]
 
+use protocol::topic::Downlink;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -15,12 +16,16 @@ const TOKEN: &str = "abababababababab";
 
 fn settings(url: &str) -> LinkSettings {
     LinkSettings {
-        url: url.parse().unwrap(),
+        to: Address::Broker(url.parse().unwrap()),
         org: OrgSlug::new("acme").unwrap(),
         device: DeviceId::new("studio-001").unwrap(),
         token: Some(Secret::new(TOKEN.to_owned())),
+        connection: 1,
         will: b"will".to_vec(),
         tls: None,
+        proxy: None,
+        http: None,
+        patience: Duration::from_secs(60),
     }
 }
 

@@ -6,10 +6,11 @@ use tokio::time::Instant;
 
 use super::certificate::Certificates;
 use super::effects::{Done, Effects};
+use super::means::{Means, MeansError};
 use super::probe::{Probe, Seen};
 use super::report::Reporter;
 use super::rotation::{Trial, Turn};
-use super::session::{Happened, Session, Stage, with_causes};
+use super::session::{Asked, Climbed, Happened, Session, Stage, with_causes};
 use super::store::{Folder, StoreError};
 use super::{RunError, Stop};
 use crate::app_status::AppStatus;
@@ -22,7 +23,6 @@ use crate::link::{Link, LinkError, LinkEvent, LinkSettings, Tag};
 use crate::lock::LockError;
 use crate::service_manager::ServiceManager;
 use crate::status::StatusFile;
-use crate::tls;
 
 /// CPU use is measured over the time before a heartbeat; the first one waits for a little of it.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
@@ -149,7 +149,8 @@ impl Agent {
             match happening {
                 Happening::Stop => return,
                 Happening::Time => {}
-                Happening::Session(Happened::Asked(answer)) => self.asked(answer),
+                Happening::Session(Happened::Asked(asked)) => self.asked(asked),
+                Happening::Session(Happened::Climbed(climbed)) => self.climbed(climbed),
                 Happening::Session(Happened::Link(event)) => self.link_event(event).await,
                 Happening::Seen(Seen::Machine(metrics)) => self.measured(&metrics).await,
                 Happening::Seen(Seen::App(app, answers)) => self.app_seen(*app, answers).await,
@@ -243,65 +244,88 @@ impl Agent {
 
     /// Goes on with connecting, as far as that is possible without waiting.
     async fn connect(&mut self, now: Duration) {
+        self.session.look_up(&self.config, now);
         if matches!(self.session.stage, Stage::Waiting { until } if now >= until) {
-            self.session.begin(&self.config_to_ask_with());
+            self.session.begin(&self.config_to_ask_with(), now);
         }
-        if let Stage::Found(url) = &self.session.stage {
-            let url = url.clone();
+        if let Stage::Found(to) = &self.session.stage {
+            let to = to.clone();
             if !self.config.is_enrolled() {
-                return self.asked(Err(ConnectError::NotEnrolled));
+                return self.asked(Asked::not_enrolled());
             }
-            let shown = self.choose_credential(&url);
+            let shown = self.choose_credential(&to);
             let token = self.config.device_token.clone().filter(|_| self.sends_token());
             let Some(store) = &mut self.folder.store else { return };
             if let Err(error) = store.next_connection().await {
                 return self.store_failed(&error);
             }
-            let will = match store.identity().presence(false) {
+            let identity = store.identity();
+            let will = match identity.presence(false) {
                 Ok(will) => will,
                 Err(error) => return self.connection_failed(with_causes(&error), Duration::ZERO),
             };
-            let (org, device) = (self.config.org.clone(), self.config.device_id.clone());
-            self.session.tried = Some(url.clone());
-            let tls = if url.scheme().is_encrypted() {
-                let config = self.config.clone();
-                // A hundred authorities are read and looked at.
-                let read = tokio::task::spawn_blocking(move || {
-                    tls::client_config_with(&config, shown.identity(&config)?)
-                });
-                let read = read.await;
-                match read {
-                    Ok(Ok(tls)) => Some(tls),
-                    Ok(Err(error)) => {
+            self.session.tried = Some(to.clone());
+            let means = match Means::find(&self.config_to_ask_with(), &to, shown).await {
+                Ok(means) => means,
+                Err(MeansError { problem, of_tls }) => {
+                    if of_tls {
                         self.certificate_is_unusable();
-                        return self.connection_failed(with_causes(&error), Duration::ZERO);
                     }
-                    Err(error) => return self.connection_failed(with_causes(&error), Duration::ZERO),
+                    return self.connection_failed(problem, Duration::ZERO);
                 }
-            } else {
-                None
             };
-            match Link::open(LinkSettings { url, org, device, token, will, tls }) {
+            let settings = LinkSettings {
+                to,
+                org: self.config.org.clone(),
+                device: self.config.device_id.clone(),
+                token,
+                connection: identity.connection,
+                will,
+                tls: means.tls,
+                proxy: means.proxy,
+                http: means.http,
+                patience: self.session.patience(),
+            };
+            match Link::open(settings) {
                 Ok((link, transport)) => self.session.stage = Stage::Linking(link, transport),
                 Err(error) => self.link_down(&error),
             }
         }
     }
 
-    fn asked(&mut self, answer: Result<crate::connect::Endpoints, ConnectError>) {
-        if let Err(error) = &answer {
-            self.rotation_hears_of_server(error);
+    fn asked(&mut self, asked: Asked) {
+        if let Some(answer) = &asked.endpoints {
+            self.certificate_hears_of_server(answer.as_ref().map(|endpoints| endpoints.client_certificates));
         }
-        self.certificate_hears_of_server(answer.as_ref().map(|endpoints| endpoints.client_certificates));
-        if matches!(answer, Err(ConnectError::NotEnrolled)) {
-            self.session.forget();
-            self.read_config_again();
+        match &asked.endpoints {
+            Some(Err(error)) => {
+                self.rotation_hears_of_server(error);
+                if matches!(error, ConnectError::NotEnrolled) {
+                    self.session.forget();
+                    self.read_config_again();
+                }
+            }
+            Some(Ok(endpoints)) => self.server_time(endpoints.server_time_ms),
+            None => {}
         }
-        if let Ok(endpoints) = &answer {
-            self.server_time(endpoints.server_time_ms);
-        }
-        if let Err((problem, at_least)) = self.session.choose(answer) {
+        let now = self.now();
+        if let Err((problem, at_least)) = self.session.choose(&self.config, asked, now) {
             self.connection_failed(problem, at_least);
+        }
+    }
+
+    /// Better ways to the server were looked at.
+    fn climbed(&mut self, climbed: Climbed) {
+        let now = self.now();
+        let way = climbed.way.clone();
+        // Its connection ends with that.
+        if self.session.climbed(&self.config, climbed, now, random()) {
+            let way = way.as_ref().map(ToString::to_string).unwrap_or_default();
+            tracing::info!(way, "a better way to the server is open: taking it");
+            self.answered = false;
+            if let Some(store) = &mut self.folder.store {
+                store.uplink.disconnected();
+            }
         }
     }
 

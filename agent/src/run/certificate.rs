@@ -9,10 +9,10 @@ use super::effects::Done;
 use super::session::with_causes;
 use crate::backoff::Backoff;
 use crate::certificate::{self, Blame, CertificateError, Issued, Trial, With};
-use crate::config::{Config, MqttUrl, Scheme};
+use crate::config::{Config, Scheme};
 use crate::connect::ConnectError;
 use crate::http::HttpError;
-use crate::link::LinkError;
+use crate::link::{Address, LinkError};
 use crate::tls::{Identity, TlsError};
 
 /// After the server has refused, or the new one does not get through: where a proxy takes TLS apart, none ever does.
@@ -93,9 +93,9 @@ impl Agent {
 
     /// Decides with what to connect there. The agent's own certificate goes alone, and by MQTT over TLS, which no proxy takes
     /// apart; by WebSocket, and without one, it is the token. Somebody's own goes beside the token, if there is one.
-    pub(super) fn choose_credential(&mut self, url: &MqttUrl) -> Shown {
+    pub(super) fn choose_credential(&mut self, to: &Address) -> Shown {
         let Certificates { stored, candidate, trial, .. } = &self.certificates;
-        let (has_token, takes_one) = (self.config.device_token.is_some(), url.scheme() == Scheme::Mqtts);
+        let (has_token, takes_one) = (self.config.device_token.is_some(), to.scheme() == Scheme::Mqtts);
         let now_ms = self.clock.now_ms(self.kernel.boottime_ms());
         let is_over = |issued: &&Issued| now_ms.is_some_and(|now_ms| now_ms >= issued.expires_at_ms);
         let turn = if has_token { trial.next() } else { With::Certificate };

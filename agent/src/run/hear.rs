@@ -47,6 +47,7 @@ impl Agent {
             self.certificate_is_answered();
             let link = self.session.tried.as_ref().map(ToString::to_string).unwrap_or_default();
             tracing::info!(link, waiting, "connected; the server answers");
+            self.note_way().await;
             self.report_config().await;
         }
     }

@@ -149,3 +149,10 @@ pub(super) fn show_event(before: Option<bool>, now: Option<bool>, ts: i64) -> Op
     };
     Some(Event { seq: 0, connection: 0, ts, kind: kind.to_owned(), details: None, void: Vec::new() })
 }
+
+/// The device is connected in another way than before.
+pub(super) fn transport_event(before: Transport, now: Transport, ts: i64) -> Event {
+    let details = serde_json::json!({"from": before.as_str(), "to": now.as_str()});
+    let kind = event::TRANSPORT_CHANGED.to_owned();
+    Event { seq: 0, connection: 0, ts, kind, details: Some(details), void: Vec::new() }
+}

@@ -8,6 +8,7 @@ mod desired;
 mod effects;
 mod hear;
 mod journal;
+mod means;
 mod messages;
 mod probe;
 mod report;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::session::Stage;
 use super::{Agent, messages};
 use crate::command::OpenCommand;
+use crate::link::Address;
 use crate::status::{AppSummary, Connection, Status, StatusFile};
 
 /// Written at most this often, when something has changed.
@@ -145,6 +146,7 @@ impl Agent {
                 version: app.version.clone(),
             },
         );
+        let tried = self.session.tried.as_ref();
         Status {
             pid: std::process::id(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -155,7 +157,7 @@ impl Agent {
             server,
             connection: self.reporter.connection,
             since_ms: self.reporter.since_ms,
-            link: self.session.tried.as_ref().map(ToString::to_string),
+            link: tried.map(ToString::to_string),
             next_attempt_at_ms,
             last_error: self.reporter.last_error.as_ref().map(|(text, _)| text.clone()),
             last_error_at_ms: self.reporter.last_error.as_ref().map(|(_, at)| *at),
@@ -168,6 +170,7 @@ impl Agent {
             app,
             held_reason: open_commands.iter().find_map(|command| command.held_reason.clone()),
             open_commands,
+            transport: tried.and_then(Address::transport).map(|transport| transport.as_str().to_owned()),
         }
     }
 

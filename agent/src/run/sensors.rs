@@ -1,7 +1,8 @@
 //! What was seen of the application and the machine: into heartbeats and events, and to the commands that wait for it.
 
-use super::agent::Agent;
+use super::agent::{Agent, random};
 use super::messages;
+use super::session::Stage;
 use crate::app_status::AppStatus;
 use crate::metrics::Metrics;
 use crate::record::Record;
@@ -27,6 +28,22 @@ impl Agent {
         else {
             return;
         };
+        let kept = store.keep(Record::Event(event), ts).await;
+        self.kept(kept);
+    }
+
+    /// The server answers over a new connection: remembers the way, and tells if it is another one than before.
+    pub(super) async fn note_way(&mut self) {
+        let now = self.now();
+        let before = self.session.works(&self.config, now, random());
+        let Stage::Linked { transport, .. } = &self.session.stage else { return };
+        let Some(before) = before.and_then(|way| way.transport()).filter(|before| before != transport) else {
+            return;
+        };
+        let ts = self.kernel.wall_ms();
+        tracing::info!("connected over {} now, over {} before", transport.as_str(), before.as_str());
+        let event = messages::transport_event(before, *transport, ts);
+        let Some(store) = &mut self.folder.store else { return };
         let kept = store.keep(Record::Event(event), ts).await;
         self.kept(kept);
     }

@@ -40,7 +40,7 @@ pub fn describe(status: &Status, now_ms: i64) -> String {
     let mut lines = vec![
         ("Connection", connection),
         ("Server", status.server.clone().unwrap_or_else(|| "none configured".to_owned())),
-        ("Link", status.link.clone().unwrap_or_else(|| "none yet".to_owned())),
+        ("Link", link(status)),
         ("Device", format!("{}, organisation {}", status.device_id, status.org)),
         ("Outbox", outbox(status.outbox_depth, status.outbox_bytes)),
         ("Last heartbeat", maybe_ago(status.last_heartbeat_at_ms)),
@@ -73,6 +73,16 @@ pub fn describe(status: &Status, now_ms: i64) -> String {
         text.push_str(&format!("{name:<18} {value}\n"));
     }
     text
+}
+
+fn link(status: &Status) -> String {
+    match (&status.link, status.transport.as_deref()) {
+        (None, _) => "none yet".to_owned(),
+        (Some(link), Some("https" | "http")) => {
+            format!("{link} by HTTP exchange, the last resort where no MQTT gets through")
+        }
+        (Some(link), _) => link.clone(),
+    }
 }
 
 fn one_command(command: &OpenCommand) -> String {

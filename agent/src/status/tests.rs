@@ -35,6 +35,7 @@ fn status() -> Status {
         last_heartbeat_at_ms: Some(3_960_000),
         app: AppSummary { liveness: "live".into(), because: "it says recording".into(), version: None },
         held_reason: Some("live: the application says recording".into()),
+        transport: Some("wss".into()),
         open_commands: vec![
             open("ping", "c-1", "running", None),
             open("restart_service", "c-2", "held", Some("live: the application says recording")),

@@ -5,6 +5,7 @@
 //! the client is told why as far as its version can be told.
 
 mod handshake;
+pub(crate) mod place;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -13,27 +14,19 @@ mod wire;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
-use tokio::time::timeout;
 
 use crate::codec::encode::{self, ConnAckProperties};
 use crate::codec::reason::Reason;
 use crate::codec::{DecodeError, Version};
-use crate::counters::Counter;
 use crate::gate::Gate;
-use crate::logs::Room;
-use crate::principal::{Origin, Principal, PrincipalKey, Transport};
-use crate::registry::{ConnectionInfo, Kick, OpenError, SessionLimit, Will};
-use crate::session::Session;
+use crate::principal::{Origin, Transport};
+use crate::registry::{ConnectionInfo, Kick, OpenError};
 use handshake::Accepted;
+use place::{Place, kick};
 use wire::Wire;
-
-/// How long a new connection waits for the one that it replaces. That one is told to end at once and has nothing to
-/// wait for, so this is for a machine that stands still.
-const TAKEOVER_TIME: Duration = Duration::from_secs(10);
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -111,41 +104,6 @@ where
     }
 }
 
-/// A connection's place; given back when dropped.
-struct Place {
-    gate: Arc<Gate>,
-    key: PrincipalKey,
-    client_id: String,
-    number: u64,
-    session: Option<Arc<Session>>,
-    /// How long the session is kept.
-    keep: Duration,
-    will: Option<Will>,
-    /// For the will, if it should be due.
-    room: Option<Box<Room>>,
-    gauge: fn(&Gate) -> &Counter,
-    /// Dropped after everything else: it tells the next connection that this one has left.
-    kicked: watch::Receiver<Option<Kick>>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let origin = self.session.as_ref().map_or(0, |session| session.id);
-        let due = self.gate.registry.release(
-            &self.key,
-            &self.client_id,
-            self.number,
-            self.session.as_ref(),
-            self.keep,
-            self.will.take(),
-        );
-        if let Some(will) = due {
-            self.gate.publish_will_now(origin, &will, self.room.take().map(|room| *room));
-        }
-        (self.gauge)(&self.gate).take(1);
-    }
-}
-
 /// A connection that has its place and its session.
 struct Live<S> {
     client: serve::Client<S>,
@@ -167,26 +125,34 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (version, limit) = (accepted.version, accepted.maximum_packet_bytes);
-    let Some(mut place) = take_place(gate, peer, transport, &accepted).await else {
+    let info = ConnectionInfo {
+        peer,
+        since: SystemTime::now(),
+        protocol_level: if version == Version::V5 { 5 } else { 4 },
+        transport,
+        client_id: accepted.client_id.clone(),
+    };
+    let Some(mut place) = place::take(gate, &accepted.principal, info, accepted.asked_at).await else {
         let why = "replaced by another connection";
         encode::connack_refused(&mut wire.out, version, Reason::ServerBusy, why, limit);
         close(gate, wire).await;
         return None;
     };
-    let opened = match open_session(gate, &place, &accepted) {
-        Ok(opened) => opened,
-        Err(error) => {
-            drop(place);
-            let (reason, why) = match error {
-                OpenError::TakenOver => (Reason::ServerBusy, "replaced by another connection"),
-                OpenError::Full => (Reason::QuotaExceeded, "too many connections or sessions"),
-            };
-            gate.counters.refused_busy.one();
-            encode::connack_refused(&mut wire.out, version, reason, why, limit);
-            close(gate, wire).await;
-            return None;
-        }
-    };
+    let opened =
+        match place.open_session(&accepted.principal, accepted.clean, !accepted.session_expiry.is_zero()) {
+            Ok(opened) => opened,
+            Err(error) => {
+                drop(place);
+                let (reason, why) = match error {
+                    OpenError::TakenOver => (Reason::ServerBusy, "replaced by another connection"),
+                    OpenError::Full => (Reason::QuotaExceeded, "too many connections or sessions"),
+                };
+                gate.counters.refused_busy.one();
+                encode::connack_refused(&mut wire.out, version, reason, why, limit);
+                close(gate, wire).await;
+                return None;
+            }
+        };
     let session = opened.session;
     place.session = Some(session.clone());
     place.keep = accepted.session_expiry;
@@ -275,93 +241,6 @@ where
     tracing::debug!(client = %place.key, client_id = ?place.client_id, %peer, ?end, "disconnected");
     drop(place);
     say_goodbye(&gate, client.into_wire(), version, &end, maximum_packet_bytes).await;
-}
-
-/// Takes the client's place, and waits until the connection that had it has left. `None`: yet another one came.
-async fn take_place(
-    gate: &Arc<Gate>,
-    peer: SocketAddr,
-    transport: Transport,
-    accepted: &Accepted,
-) -> Option<Place> {
-    let key = accepted.principal.key();
-    let info = ConnectionInfo {
-        peer,
-        since: SystemTime::now(),
-        protocol_level: if accepted.version == Version::V5 { 5 } else { 4 },
-        transport,
-        client_id: accepted.client_id.clone(),
-    };
-    let gauge: fn(&Gate) -> &Counter = match &accepted.principal {
-        Principal::Device { .. } => |gate| &gate.counters.connections_devices,
-        Principal::Person { .. } => |gate| &gate.counters.connections_people,
-        Principal::Service { .. } => |gate| &gate.counters.connections_services,
-    };
-    gauge(gate).one();
-    let credential = match &accepted.principal {
-        Principal::Person { credential, .. } | Principal::Device { credential, .. } => credential.clone(),
-        Principal::Service { .. } => None,
-    };
-    let claim = gate.registry.claim(&key, credential, gate.number(), info, accepted.asked_at);
-    let place = Place {
-        gate: gate.clone(),
-        key,
-        client_id: accepted.client_id.clone(),
-        number: claim.number,
-        session: None,
-        keep: Duration::ZERO,
-        will: None,
-        room: None,
-        gauge,
-        kicked: claim.kicked,
-    };
-    if let Some((other, times)) = claim.conflict {
-        gate.counters.identity_conflicts.one();
-        if let Some(left_out) = gate.may_log_conflict() {
-            tracing::warn!(
-                client = %place.key, client_id = ?place.client_id, %peer, %other, times, left_out,
-                "connections of one client replace each other again and again: are there two with the same identity?"
-            );
-        }
-    }
-    if let Some(previous) = claim.previous {
-        gate.counters.takeovers.one();
-        if timeout(TAKEOVER_TIME, previous.closed()).await.is_err() {
-            tracing::error!(client = %place.key, "the connection that was replaced does not leave");
-            return None;
-        }
-    }
-    place.kicked.borrow().is_none().then_some(())?;
-    Some(place)
-}
-
-fn open_session(
-    gate: &Arc<Gate>,
-    place: &Place,
-    accepted: &Accepted,
-) -> Result<crate::registry::Opened, OpenError> {
-    let limit = SessionLimit {
-        total: gate.limits.sessions,
-        per_principal: gate.limits.sessions_per_principal,
-        connections: gate.limits.connections_per_principal,
-        account_bytes: gate.limits.account_bytes,
-    };
-    let queue = match accepted.principal {
-        Principal::Device { .. } => gate.limits.device_queued_bytes,
-        _ => gate.limits.queued_bytes,
-    };
-    let keeps = !accepted.session_expiry.is_zero();
-    gate.registry.open(&place.key, &place.client_id, place.number, accepted.clean, limit, |account| {
-        Session::new(gate.number(), &accepted.principal, keeps, queue, account)
-    })
-}
-
-async fn kick(kicked: &mut watch::Receiver<Option<Kick>>) -> Kick {
-    match kicked.wait_for(Option::is_some).await {
-        Ok(kick) => kick.unwrap_or(Kick::ShuttingDown),
-        // The table has gone, and the gate with it.
-        Err(_) => Kick::ShuttingDown,
-    }
 }
 
 fn count_end(gate: &Gate, end: &End) {

@@ -55,6 +55,8 @@ pub enum Action {
     DecommissionDevice,
     /// Send a heartbeat over HTTP.
     SendHeartbeat,
+    /// Say and hear over HTTP what goes over MQTT where that gets through.
+    Exchange,
     /// See the commands of a device; for the device: fetch them.
     ReadDeviceCommands,
     /// See commands.
@@ -153,9 +155,11 @@ impl Action {
         match self {
             Self::ReadOwnAccount => person(Role::Viewer, "account:read"),
             Self::ChangeOwnPassword => person(Role::Viewer, ""),
-            Self::Connect | Self::SendHeartbeat | Self::ReportCommand | Self::IssueCertificate => {
-                Rule { person: None, superadmin: false, own_device: true, scope: "" }
-            }
+            Self::Connect
+            | Self::SendHeartbeat
+            | Self::Exchange
+            | Self::ReportCommand
+            | Self::IssueCertificate => Rule { person: None, superadmin: false, own_device: true, scope: "" },
             Self::ListDevices | Self::ReadHistory => person(Role::Viewer, "devices:read"),
             Self::ReadDevice => Rule { own_device: true, ..person(Role::Viewer, "devices:read") },
             Self::ReadDeviceCommands => Rule { own_device: true, ..person(Role::Viewer, "commands:read") },
@@ -237,7 +241,7 @@ impl Action {
             | Self::ReadEnrollmentKeys
             | Self::ReadAudit => None,
             // What devices say are records, not changes.
-            Self::SendHeartbeat | Self::ReportCommand => None,
+            Self::SendHeartbeat | Self::Exchange | Self::ReportCommand => None,
             Self::ChangeOwnPassword => Some("user.password"),
             Self::UpdateDevice | Self::SetTargetVersion => Some("device.update"),
             Self::SetShowLock => Some("show_lock.set"),

@@ -10,12 +10,14 @@ use clap::{Args, ValueEnum};
 use protocol::{
     codec::{self, CodecError, limit},
     message::{
-        Ack, Birth, CommandReport, Desired, DeviceCommand, Event, Heartbeat, LogBatch, OperatorRequest,
-        Presence, Reported,
+        Ack, Birth, CommandReport, Desired, DeviceCommand, Event, Exchange, ExchangeMessage, Heartbeat,
+        LogBatch, OperatorRequest, Presence, Reported, ServerStatus,
     },
-    topic::{Downlink, Topic, Uplink},
+    topic::{Downlink, Topic, Uplink, of_exchange},
 };
 use serde::{Serialize, de::DeserializeOwned};
+
+use crate::service::ingest::error_chain;
 
 /// What to decode, and as what.
 #[derive(Debug, Args)]
@@ -44,6 +46,7 @@ enum Kind {
     Desired,
     Ack,
     Request,
+    Exchange,
 }
 
 /// Why a message cannot be shown.
@@ -66,29 +69,62 @@ pub(super) enum DecodeError {
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), DecodeError> {
     let payload = read(&arguments.message)?;
     let kind = match &arguments.topic {
-        Some(topic) => Some(kind_of(topic).ok_or_else(|| DecodeError::Topic { topic: topic.clone() })?),
+        Some(topic) => {
+            let kind = topic.parse().ok().as_ref().and_then(kind_of);
+            Some(kind.ok_or_else(|| DecodeError::Topic { topic: topic.clone() })?)
+        }
         None => arguments.kind,
     };
     let json = match kind {
-        None => to_json(&codec::decode_any::<codec::Value>(&payload, limit::LARGEST_BYTES)?)?,
-        Some(Kind::Birth) => one::<Birth>(&payload)?,
-        Some(Kind::Presence) => one::<Presence>(&payload)?,
-        Some(Kind::Heartbeat) => records::<Heartbeat>(&payload)?,
-        Some(Kind::Status) => records::<CommandReport>(&payload)?,
-        Some(Kind::Reported) => records::<Reported>(&payload)?,
-        Some(Kind::Log) => records::<LogBatch>(&payload)?,
-        Some(Kind::Event) => records::<Event>(&payload)?,
-        Some(Kind::Command) => one::<DeviceCommand>(&payload)?,
-        Some(Kind::Desired) => one::<Desired>(&payload)?,
-        Some(Kind::Ack) => one::<Ack>(&payload)?,
-        Some(Kind::Request) => one::<OperatorRequest>(&payload)?,
+        Some(Kind::Exchange) => exchange(&payload)?,
+        kind => message(kind, &payload)?,
     };
     writeln!(out, "{json}")?;
     Ok(())
 }
 
-fn kind_of(topic: &str) -> Option<Kind> {
-    Some(match topic.parse::<Topic>().ok()? {
+fn message(kind: Option<Kind>, payload: &[u8]) -> Result<String, DecodeError> {
+    Ok(match kind {
+        None | Some(Kind::Exchange) => {
+            to_json(&codec::decode_any::<codec::Value>(payload, limit::LARGEST_BYTES)?)?
+        }
+        Some(Kind::Birth) => one::<Birth>(payload)?,
+        Some(Kind::Presence) => one::<Presence>(payload)?,
+        Some(Kind::Heartbeat) => records::<Heartbeat>(payload)?,
+        Some(Kind::Status) => records::<CommandReport>(payload)?,
+        Some(Kind::Reported) => records::<Reported>(payload)?,
+        Some(Kind::Log) => records::<LogBatch>(payload)?,
+        Some(Kind::Event) => records::<Event>(payload)?,
+        Some(Kind::Command) => one::<DeviceCommand>(payload)?,
+        Some(Kind::Desired) => one::<Desired>(payload)?,
+        Some(Kind::Ack) => one::<Ack>(payload)?,
+        Some(Kind::Request) => one::<OperatorRequest>(payload)?,
+    })
+}
+
+/// What was said in an HTTP exchange, each with its topic's end. A message that cannot be understood is shown with the reason.
+fn exchange(payload: &[u8]) -> Result<String, DecodeError> {
+    let Exchange(messages) = codec::decode(payload, limit::EXCHANGE_BYTES)?;
+    // Whose they are does not matter for what they are.
+    let whose = "org".parse().ok().zip("device".parse().ok());
+    let mut shown = Vec::with_capacity(messages.len());
+    for ExchangeMessage(suffix, said) in messages {
+        let topic = whose.as_ref().and_then(|(org, device)| of_exchange(org, device, &suffix).ok());
+        let json = match topic {
+            Some(Topic::Server { .. }) => one::<ServerStatus>(&said.0),
+            topic => message(topic.as_ref().and_then(kind_of), &said.0),
+        };
+        let json = match json {
+            Ok(json) => json,
+            Err(error) => to_json(&serde_json::json!({"error": error_chain(&error)}))?,
+        };
+        shown.push(format!("[{}, {json}]", to_json(&suffix)?));
+    }
+    Ok(format!("[{}]", shown.join(",\n")))
+}
+
+fn kind_of(topic: &Topic) -> Option<Kind> {
+    Some(match topic {
         Topic::Device { uplink, .. } => match uplink {
             Uplink::Birth => Kind::Birth,
             Uplink::Presence => Kind::Presence,
@@ -111,7 +147,7 @@ fn kind_of(topic: &str) -> Option<Kind> {
 
 fn read(source: &str) -> Result<Vec<u8>, DecodeError> {
     // One more than allowed, so that the decoder says that it is too large.
-    let most = 2 * limit::LARGEST_BYTES as u64 + 2;
+    let most = 2 * limit::EXCHANGE_BYTES as u64 + 2;
     let all = |input: &mut dyn Read, name: &str| {
         let mut bytes = Vec::new();
         let read = input.take(most).read_to_end(&mut bytes);
@@ -196,6 +232,23 @@ mod tests {
         );
         assert!(decoded(&packed, None, Some(Kind::Presence)).unwrap().contains("connection"));
         assert!(decoded(&packed, None, None).unwrap().contains('7'));
+    }
+
+    #[test]
+    fn an_exchange_is_shown_with_its_messages() {
+        let presence = Presence { state_id: protocol::id::StateId([1; 8]), connection: 7, online: true };
+        let said = |suffix: &str, payload: Vec<u8>| ExchangeMessage(suffix.to_owned(), codec::Bytes(payload));
+        let messages = Exchange(vec![
+            said("presence", codec::encode_packed(&presence).unwrap()),
+            said("radar/blips", vec![0xa1, 0, 7]),
+            said("ack", vec![0xff]),
+        ]);
+        let json =
+            decoded(&hex(&codec::encode_packed(&messages).unwrap()), None, Some(Kind::Exchange)).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value[0][1]["connection"], 7);
+        assert_eq!(value[1], serde_json::json!(["radar/blips", {"0": 7}]));
+        assert!(value[2][1]["error"].is_string(), "{json}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod device_commands;
 mod device_config;
 mod devices;
 mod enrollment_keys;
+mod exchange;
 mod headers;
 mod history;
 mod leases;

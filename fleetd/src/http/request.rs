@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use broker::tls::PeerCertificate;
 use bytes::{Bytes, BytesMut};
@@ -12,6 +12,7 @@ use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, H
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::oneshot;
 use warp::reply::Response;
 
 use super::problem::Problem;
@@ -60,8 +61,12 @@ pub(super) struct Request {
     pub(super) headers: HeaderMap,
     /// The decoded variable parts of the path, in order.
     pub(super) params: Vec<String>,
+    /// When it came.
+    pub(super) received_at: Instant,
     raw_query: String,
     body: Option<BodyStream>,
+    /// Ends with the client's interest in the answer.
+    gone: oneshot::Receiver<()>,
 }
 
 impl Request {
@@ -73,6 +78,7 @@ impl Request {
         params: Vec<String>,
         raw_query: String,
         body: BodyStream,
+        gone: oneshot::Receiver<()>,
     ) -> Self {
         let forwarded_for = joined(&headers, "x-forwarded-for");
         let origin = app.auth.proxies.origin(peer.address, peer.encrypted, forwarded_for.as_deref());
@@ -82,7 +88,19 @@ impl Request {
             ip_address: Some(origin.address.to_string()),
             user_agent: user_agent.map(|text| text.chars().take(USER_AGENT_MAX_CHARS).collect()),
         };
-        Self { app, peer, origin, caller: None, context, headers, params, raw_query, body: Some(body) }
+        Self {
+            app,
+            peer,
+            origin,
+            caller: None,
+            context,
+            headers,
+            params,
+            received_at: Instant::now(),
+            raw_query,
+            body: Some(body),
+            gone,
+        }
     }
 
     /// The caller of a route that needs one.
@@ -118,6 +136,12 @@ impl Request {
             return Ok(());
         }
         Err(Problem::plaintext_forbidden())
+    }
+
+    /// Resolves when nobody waits for the answer any more. For a handler that waits for something to happen; at most once.
+    pub(super) fn client_gone(&mut self) -> impl Future<Output = ()> + use<> {
+        let gone = std::mem::replace(&mut self.gone, oneshot::channel().1);
+        async move { drop(gone.await) }
     }
 
     /// Reads the body, at most `limit` bytes of it.
@@ -164,15 +188,17 @@ impl Request {
     }
 
     fn check_json(&self) -> Result<(), Problem> {
+        self.check_type("application/json", "the body must be JSON, with Content-Type: application/json")
+    }
+
+    /// Refuses a body that is said to be something else.
+    pub(super) fn check_type(&self, expected: &str, otherwise: &'static str) -> Result<(), Problem> {
         let content_type = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let essence = content_type.map(|text| text.split(';').next().unwrap_or_default().trim());
-        if essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
+        if essence.is_some_and(|essence| essence.eq_ignore_ascii_case(expected)) {
             return Ok(());
         }
-        Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the body must be JSON, with Content-Type: application/json",
-        ))
+        Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, otherwise))
     }
 
     /// Reads a JSON object, to be taken apart field by field.

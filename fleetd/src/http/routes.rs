@@ -10,7 +10,8 @@ use super::table::Access::{Handler, Needs, NeedsOrHeader, Open};
 use super::table::{Route, Table};
 use super::{
     api_keys, audit, auth, certificates, commands, connect, dashboard, device_commands, device_config,
-    devices, enrollment_keys, history, leases, openapi, orgs, service_accounts, show_locks, system, users,
+    devices, enrollment_keys, exchange, history, leases, openapi, orgs, service_accounts, show_locks, system,
+    users,
 };
 use crate::app::AppState;
 use crate::auth::policy::Action;
@@ -56,6 +57,8 @@ fn table() -> Table {
         .row(M::GET,    "/api/v1/connect",                Needs(Action::Connect),       connect::connect)
         .row(M::POST,   "/api/v1/devices/{id}/heartbeat", Needs(Action::SendHeartbeat), history::heartbeat)
         .row(M::POST,   "/api/v1/devices/{id}/certificate", Needs(Action::IssueCertificate), certificates::issue)
+        .row(M::POST,   "/api/v1/devices/{id}/exchange",  Needs(Action::Exchange),      exchange::exchange)
+        .within(exchange::TIME)
         // Devices, by people.
         .row(M::POST,   "/api/v1/devices/register",    NeedsOrHeader(Action::RegisterDevice, devices::ENROLLMENT_KEY), devices::register)
         .row(M::GET,    "/api/v1/devices",             Needs(Action::ListDevices),        devices::list)

@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::json;
+use tokio::sync::oneshot;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
@@ -25,7 +26,7 @@ use crate::service::devices::unknown;
 use crate::service::{Error, tokens};
 use crate::store::{audit, devices};
 
-/// How long a handler may take.
+/// How long a handler may take, unless the table says otherwise.
 const HANDLER_TIME: Duration = Duration::from_secs(30);
 
 /// Who may use a route.
@@ -57,6 +58,8 @@ type Handler = Arc<dyn Fn(Request) -> Answer + Send + Sync>;
 struct Row {
     route: Route,
     handler: Handler,
+    /// How long the handler may take.
+    time: Duration,
 }
 
 /// What is known of a route without asking it.
@@ -86,8 +89,19 @@ impl Table {
         F: Future<Output = Result<Response, Problem>> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
-        self.rows
-            .push(Row { route: Route { method, path: path.to_owned(), access, alias_of: None }, handler });
+        self.rows.push(Row {
+            route: Route { method, path: path.to_owned(), access, alias_of: None },
+            handler,
+            time: HANDLER_TIME,
+        });
+        self
+    }
+
+    /// Gives the handler of the last route another time.
+    pub(super) fn within(mut self, time: Duration) -> Self {
+        if let Some(row) = self.rows.last_mut() {
+            row.time = time;
+        }
         self
     }
 
@@ -99,7 +113,7 @@ impl Table {
             .filter_map(|row| {
                 let path = format!("{alias}{}", row.route.path.strip_prefix(prefix)?);
                 let route = Route { path, alias_of: Some(row.route.path.clone()), ..row.route.clone() };
-                Some(Row { route, handler: row.handler.clone() })
+                Some(Row { route, handler: row.handler.clone(), time: row.time })
             })
             .collect();
         self.rows.extend(again);
@@ -211,7 +225,7 @@ fn boxed_body<B: Buf>(body: impl Stream<Item = Result<B, warp::Error>> + Send + 
 
 fn row_filter(row: Row, app: &Arc<AppState>) -> BoxedFilter<(Response,)> {
     let app = app.clone();
-    let (access, handler) = (row.route.access, row.handler);
+    let (access, handler, time) = (row.route.access, row.handler, row.time);
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     let body = warp::body::stream().map(boxed_body);
     path_filter(&row.route.path)
@@ -226,11 +240,13 @@ fn row_filter(row: Row, app: &Arc<AppState>) -> BoxedFilter<(Response,)> {
                 let Some(params) = params.iter().map(|param| decode(param, false)).collect() else {
                     return Problem::bad_request("the path is not percent-encoded UTF-8").into_response();
                 };
-                let request = Request::new(app, peer, headers, params, query, body);
+                // Dropped with this future, at the latest when the client closes its connection.
+                let (_here, gone) = oneshot::channel();
+                let request = Request::new(app, peer, headers, params, query, body, gone);
                 // A task of its own: a client that goes away does not cut a change off between its commit and what
                 // follows from it.
                 let work = tokio::spawn(run(request, access, handler));
-                match tokio::time::timeout(HANDLER_TIME, work).await {
+                match tokio::time::timeout(time, work).await {
                     Ok(Ok(response)) => response,
                     Ok(Err(error)) => {
                         tracing::error!(%error, "a handler ended early");

@@ -11,6 +11,7 @@ pub mod device_config;
 pub mod devices;
 pub mod enrollment_keys;
 mod error;
+pub mod exchange;
 pub mod first_start;
 pub mod http_devices;
 pub mod ingest;

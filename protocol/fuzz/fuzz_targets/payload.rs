@@ -20,6 +20,7 @@ fuzz_target!(|payload: &[u8]| {
     round_trip::<LogBatch>(payload);
     round_trip::<Ack>(payload);
     round_trip::<Desired>(payload);
+    round_trip::<Exchange>(payload);
     let _ = codec::decode::<DeviceCommand>(payload, limit::COMMAND_BYTES).map(DeviceCommand::action);
     let _ = codec::decode::<CommandReport>(payload, limit::COMMAND_BYTES);
     let _ = codec::decode_any::<OperatorRequest>(payload, limit::COMMAND_BYTES);

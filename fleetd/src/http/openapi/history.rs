@@ -1,12 +1,16 @@
 //! What devices sent.
 
+use protocol::codec::limit::EXCHANGE_BYTES;
 use serde_json::{Value, json};
 
 use super::operation::{Operation, get, post};
-use super::schema::{answer, count, flag, hex, list, loose_body, measure, named, number, string, time, told};
+use super::schema::{
+    answer, binary, count, flag, hex, list, loose_body, measure, named, number, string, time, told,
+};
 use super::system::Named;
 use crate::domain::rollup::METRICS;
 use crate::domain::sample::{INPUT_MAX_BYTES, INPUTS_MAX, UPTIME_MAX_SECONDS, VERSION_MAX_BYTES};
+use crate::http::exchange::{CBOR, WAIT_MAX_SECONDS};
 use crate::http::history::{
     HEARTBEATS_MAX, SPAN_DEFAULT_HOURS, SPAN_MAX_HOURS, STEP_MAX_SECONDS, STEP_MIN_SECONDS,
 };
@@ -30,6 +34,28 @@ pub(super) fn operations() -> Vec<Operation> {
             ]),
             "The heartbeat is on the server's disk.",
         )
+        .refuses(&[409]),
+        post(
+            "/api/v1/devices/{id}/exchange",
+            "exchange",
+            "What a device and the server say to each other where MQTT does not get through",
+        )
+        .says(
+            "Body and answer are CBOR: a list of [topic suffix, message], as `exchange` in protocol/fleet.cddl. A birth begins \
+             the connection; without one, all but an empty list that does not wait is answered with 409.",
+        )
+        .query(
+            "wait_seconds",
+            super::schema::default(number(0, WAIT_MAX_SECONDS), 0),
+            "How long to wait if there is nothing for the device. A newer request that waits ends an older one.",
+        )
+        .query(
+            "connection",
+            number(0, i64::MAX),
+            "The connection number of the birth that this request follows.",
+        )
+        .takes_bytes(CBOR, EXCHANGE_BYTES)
+        .gives(200, CBOR, binary(), "What there is for the device.")
         .refuses(&[409]),
         get(
             "/api/v1/devices/{id}/heartbeats",

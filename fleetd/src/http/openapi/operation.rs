@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::schema::{default, flag, named, number, one_of, page_of, told};
+use super::schema::{binary, default, flag, named, number, one_of, page_of, told};
 use crate::auth::policy::Action;
 use crate::http::query::{PAGE_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
 use crate::http::request::JSON_MAX_BYTES;
@@ -141,13 +141,22 @@ impl Operation {
         self.with_body(super::schema::body(&[]), false)
     }
 
-    fn with_body(mut self, schema: Value, required: bool) -> Self {
+    /// Takes bytes of another type than JSON, which the schema describes.
+    pub(super) fn takes_bytes(self, content_type: &str, most: usize) -> Self {
+        self.with_content(content_type, binary(), true, most).refuses(&[400, 408, 413, 415])
+    }
+
+    fn with_body(self, schema: Value, required: bool) -> Self {
+        self.with_content(JSON, schema, required, JSON_MAX_BYTES).refuses(&[400, 408, 413, 415, 422])
+    }
+
+    fn with_content(mut self, content_type: &str, schema: Value, required: bool, most: usize) -> Self {
         self.body = Some(json!({
             "required": required,
-            "description": format!("At most {JSON_MAX_BYTES} bytes."),
-            "content": {JSON: {"schema": schema}},
+            "description": format!("At most {most} bytes."),
+            "content": {content_type: {"schema": schema}},
         }));
-        self.refuses(&[400, 408, 413, 415, 422])
+        self
     }
 
     /// Answers with JSON.
@@ -331,7 +340,7 @@ const PROBLEMS: [(u16, &str); 14] = [
     (410, "Of an earlier server; gone."),
     (413, "The body is too large."),
     (414, "Path and query are too long."),
-    (415, "The body is not JSON."),
+    (415, "The body is of another type."),
     (422, "Readable but wrong; `errors` names each field."),
     (429, "Too often."),
     (500, "A fault of the server."),

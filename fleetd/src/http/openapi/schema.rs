@@ -52,6 +52,11 @@ pub(super) fn version() -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": 100, "pattern": r"^[^\s\u0000-\u001f\u007f-\u009f]*$"})
 }
 
+/// Bytes of a type that JSON Schema cannot describe.
+pub(super) fn binary() -> Value {
+    json!({"type": "string", "format": "binary"})
+}
+
 /// Any text.
 pub(super) fn string() -> Value {
     json!({"type": "string"})
