@@ -30,7 +30,7 @@ test: setup fmt lint ## format check, lints and all tests but the slow ones
 	cargo test --locked --workspace --doc --quiet
 
 .PHONY: test-all
-test-all: test test-api test-attack deny fuzz test-systemd test-vm test-docker ## everything
+test-all: test test-api test-attack deny fuzz test-systemd test-vm test-docker test-arm64 test-packages ## everything
 
 .PHONY: test-api
 test-api: ## requests generated from the OpenAPI document against a real server, as everybody and nobody: SEED=1 FACTOR=1
@@ -67,11 +67,42 @@ test-docker: ## the Dockerfile and the Compose file, without Docker; needs root 
 	@scripts/setup.sh docker
 	@scripts/test-docker.sh
 
+.PHONY: deb
+deb: ## Debian packages of all three programs for this machine, into target/debian
+	@scripts/setup.sh deb
+	packaging/deb/build.sh
+
+.PHONY: deb-arm64
+deb-arm64: ## the same for ARM64, from any Debian machine
+	@scripts/setup.sh deb
+	@scripts/setup.sh arm64
+	packaging/deb/build.sh --arm64
+
+.PHONY: test-packages
+test-packages: deb deb-arm64 ## what is in the packages, what they depend on, how large they are, and what lintian says
+	@scripts/test-packages.sh
+
+.PHONY: build-arm64
+build-arm64: ## the agent for ARM64 without a container, into target/arm64
+	@scripts/setup.sh arm64
+	scripts/build-agent.sh --arm64
+
+.PHONY: cross-arm64
+cross-arm64: ## the agent for ARM64 in a container, by the tool cross
+	@command -v cross >/dev/null || { echo 'cross is missing: cargo install cross --locked; it needs Docker or Podman, and rustup' >&2; exit 1; }
+	CARGO=cross CROSS_CONFIG=cross.toml CARGO_TARGET_DIR=target/arm64 scripts/build-agent.sh --target aarch64-unknown-linux-gnu
+
+.PHONY: test-arm64
+test-arm64: ## the agent for ARM64 under qemu: its own tests, and as the device of a server on this machine
+	@scripts/setup.sh test
+	@scripts/setup.sh arm64
+	@scripts/test-arm64.sh
+
 .PHONY: bench
 bench: ## how fast it is, beside Mosquitto and SQLite; writes docs/bench.md (BENCH='--only 3 --quick --out -' for less)
 	@scripts/setup.sh bench
 	cargo build --locked --release -p fleetd -p broker -p bench --bins
-	cargo build --locked --profile device -p agent --bins
+	scripts/build-agent.sh
 	ln -sf ../device/r58-fleet-agent target/release/r58-fleet-agent
 	target/release/bench $(BENCH)
 

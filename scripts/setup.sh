@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a task needs and does not have: `setup.sh build|demo|test|api|bench|system|docker`. May be run any number of times; asks for
+# Installs what a task needs and does not have: `setup.sh build|demo|test|api|bench|system|docker|deb|arm64`. May be run any number of times; asks for
 # root only if a Debian package is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,7 +27,19 @@ system)
     # The virtual machine is an x86-64 one with this machine's own binaries.
     [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86_64:qemu-system-x86)
     ;;
-*) say "unknown task '$task': use build, demo, test, api, bench, system or docker"; exit 2 ;;
+deb) wanted+=(jq:jq lintian:lintian dpkg-shlibdeps:dpkg-dev readelf:binutils) ;;
+arm64)
+    # On an ARM64 machine there is nothing to cross.
+    if [ "$(uname -m)" != aarch64 ]; then
+        wanted+=(aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu /usr/aarch64-linux-gnu/include/stdio.h:libc6-dev-arm64-cross
+            qemu-aarch64-static:qemu-user-static /usr/lib/aarch64-linux-gnu/pkgconfig/libsystemd.pc:libsystemd-dev:arm64)
+        # The compiler that rustup has will do if it has the target (rustup target add aarch64-unknown-linux-gnu); else Debian's own,
+        # which has it as a package.
+        scripts/arm64.sh --rustup-has-it || wanted+=(/usr/bin/rustc:rustc-web
+            /usr/lib/rustlib/aarch64-unknown-linux-gnu/lib:libstd-rust-web-dev:arm64)
+    fi
+    ;;
+*) say "unknown task '$task': use build, demo, test, api, bench, system, docker, deb or arm64"; exit 2 ;;
 esac
 
 missing=()
@@ -57,7 +69,15 @@ if [ ${#missing[@]} -gt 0 ]; then
         as_root=(sudo)
     fi
     say "installing ${missing[*]}"
+    if [[ ${missing[*]} = *:arm64* ]]; then
+        say "the packages of another architecture come in several versions at once: apt may upgrade some of yours to the newest"
+        "${as_root[@]}" dpkg --add-architecture arm64
+    fi
     "${as_root[@]}" apt-get update -qq
+    if [[ ${missing[*]} = *rustc-web* ]] && ! apt-cache show rustc-web >/dev/null 2>&1; then
+        say "this system has no compiler with a standard library for ARM64 (rustc-web of Debian 12); run: rustup target add aarch64-unknown-linux-gnu"
+        exit 1
+    fi
     # Tests start servers (nginx, Mosquitto) themselves: their packages must not. This is how Debian lets one say so; a machine that has
     # a rule of its own keeps it.
     policy=/usr/sbin/policy-rc.d
@@ -71,7 +91,7 @@ fi
 # The launchers in a venv hold its path: one that was copied from elsewhere would install there. So pip and programs run as modules.
 python=target/venv/bin/python
 case $task in
-system)
+deb | system)
     if ! cargo deb --version >/dev/null 2>&1; then
         say "installing cargo-deb"
         cargo install --quiet --locked cargo-deb

@@ -80,18 +80,6 @@ enum Command {
     },
     /// Show the version
     Version,
-    /// Print the completions for a shell
-    ///
-    /// For bash: r58-fleet-agent completion bash > /usr/share/bash-completion/completions/r58-fleet-agent
-    Completion {
-        /// The shell
-        shell: clap_complete::Shell,
-    },
-    /// Print the manual page, of the program or of one command
-    Man {
-        /// The command
-        command: Option<String>,
-    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -131,6 +119,13 @@ struct ImportArguments {
     token_back: bool,
 }
 
+/// What the program understands, for its man pages and completions. Those are made when the package is: a device has no room for what makes
+/// them.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 fn secret(text: &str) -> Result<Secret, Infallible> {
     Ok(Secret::new(text.to_owned()))
 }
@@ -149,35 +144,7 @@ pub fn main() -> ExitCode {
             say(&format!("r58-fleet-agent {} ({})\n", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH));
             ExitCode::SUCCESS
         }
-        Command::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "r58-fleet-agent", &mut script);
-            say(&String::from_utf8_lossy(&script));
-            ExitCode::SUCCESS
-        }
-        Command::Man { command } => match man(command.as_deref()) {
-            Ok(page) => {
-                say(&page);
-                ExitCode::SUCCESS
-            }
-            Err(error) => failure(error.as_ref()),
-        },
     }
-}
-
-/// The manual page of the program, or of one of its commands.
-fn man(command: Option<&str>) -> Result<String, Box<dyn Error>> {
-    let mut program = Cli::command();
-    program.build();
-    let page = match command {
-        None => program,
-        Some(name) => {
-            program.find_subcommand(name).ok_or_else(|| format!("there is no command {name}"))?.clone()
-        }
-    };
-    let mut text = Vec::new();
-    clap_mangen::Man::new(page).render(&mut text)?;
-    Ok(String::from_utf8(text)?)
 }
 
 /// Writes to standard output. Whoever closes it early does not want the rest.

@@ -173,7 +173,8 @@ impl Answer {
 /// # Errors
 /// When the server is to be spoken to over TLS and that cannot be set up.
 pub(crate) fn client(config: &Config, server: &HttpUrl) -> Result<ureq::Agent, HttpError> {
-    let mut builder = ureq::Agent::config_builder()
+    let builder = ureq::Agent::config_builder()
+        .tls_config(tls::http_config(config, server.scheme())?)
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
@@ -183,9 +184,6 @@ pub(crate) fn client(config: &Config, server: &HttpUrl) -> Result<ureq::Agent, H
         .max_idle_age(IDLE_MAX)
         .proxy(proxy_for(server)?)
         .user_agent(concat!("r58-fleet-agent/", env!("CARGO_PKG_VERSION")));
-    if server.scheme().is_encrypted() {
-        builder = builder.tls_config(tls::http_config(config)?);
-    }
     Ok(builder.build().new_agent())
 }
 

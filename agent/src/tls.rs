@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use zeroize::Zeroizing;
 
 use crate::certificate;
-use crate::config::Config;
+use crate::config::{Config, Scheme};
 
 /// Where Debian keeps the authorities that the system trusts.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -117,8 +118,7 @@ pub(crate) fn client_config_with(
     if usable == 0 {
         return Err(TlsError::Pem { what: "usable authority certificate", path: authorities_file(config) });
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Setup)?
         .with_root_certificates(roots);
@@ -133,9 +133,17 @@ pub(crate) fn client_config_with(
     Ok(Arc::new(client))
 }
 
-/// The same for the HTTP client.
-pub(crate) fn http_config(config: &Config) -> Result<ureq::tls::TlsConfig, TlsError> {
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The same for the HTTP client. For a server without encryption nobody is trusted: TLS could be met in a proxy alone.
+pub(crate) fn http_config(config: &Config, scheme: Scheme) -> Result<ureq::tls::TlsConfig, TlsError> {
     use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
+    let builder = TlsConfig::builder().unversioned_rustls_crypto_provider(provider());
+    if !scheme.is_encrypted() {
+        return Ok(builder.root_certs(RootCerts::new_with_certs(&[])).build());
+    }
     let owned = |der: &CertificateDer<'_>| Certificate::from_der(der.as_ref()).to_owned();
     let roots: Vec<_> = authorities(config)?.iter().map(owned).collect();
     // The agent's own one is for the broker: where there is a token, HTTP goes by that, also through proxies.
@@ -148,7 +156,7 @@ pub(crate) fn http_config(config: &Config) -> Result<ureq::tls::TlsConfig, TlsEr
         }
         _ => None,
     };
-    Ok(TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots)).client_cert(client).build())
+    Ok(builder.root_certs(RootCerts::new_with_certs(&roots)).client_cert(client).build())
 }
 
 fn authorities_file(config: &Config) -> PathBuf {

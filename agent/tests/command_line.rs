@@ -163,17 +163,19 @@ fn a_key_from_standard_input_or_a_file_is_used_and_never_shown() {
 }
 
 #[test]
-fn version_completion_and_manual_need_no_configuration() {
-    let device = Device::new("nonsense");
-    let (status, text) = device.run(&["version"]);
+fn version_needs_no_configuration() {
+    let (status, text) = Device::new("nonsense").run(&["version"]);
     assert_eq!((status, text.starts_with("r58-fleet-agent 0.")), (0, true), "{text}");
-    for (arguments, part) in [
-        (&["completion", "bash"][..], "complete -F"),
-        (&["man"], ".TH"),
-        (&["man", "enroll"], "enrolment key"),
-    ] {
-        let (status, text) = device.run(arguments);
-        assert_eq!(status, 0, "{text}");
-        assert!(text.contains(part), "{arguments:?}: {text}");
-    }
+}
+
+#[test]
+fn a_device_without_the_systems_authorities_is_told_what_to_install() {
+    let device = Device::new("");
+    let mut enroll = device.command(&["enroll", "https://127.0.0.1:1", "--key", "k"]);
+    let (status, text) = said(enroll.env("SSL_CERT_FILE", "/no/certificates").output().unwrap());
+    assert_eq!(status, 1, "{text}");
+    assert!(
+        text.contains("/no/certificates does not exist: install the package ca-certificates, or set CA_FILE"),
+        "{text}"
+    );
 }

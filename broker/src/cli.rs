@@ -2,22 +2,31 @@
 
 use std::path::PathBuf;
 
-use broker::config::DEFAULT_PATH;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use crate::config::DEFAULT_PATH;
 
 /// The MQTT broker of R58 Fleet as a program of its own.
 ///
 /// fleetd has this broker built in; fleet-broker is for installations where the broker runs apart from it.
 #[derive(Debug, Parser)]
 #[command(name = "fleet-broker", version, about, arg_required_else_help = true)]
-pub(crate) struct Cli {
+pub struct Cli {
+    /// What to do.
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub command: Command,
 }
 
+/// What the program understands, for its man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// What the program does.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Run the broker until SIGTERM or Ctrl-C. SIGHUP reads the credentials file again.
     Run(ConfigArgs),
     /// Read the config and the credentials file, and say whether they are good. Changes nothing.
@@ -41,15 +50,17 @@ pub(crate) enum Command {
     Man,
 }
 
+/// Where the config is.
 #[derive(Debug, Args)]
-pub(crate) struct ConfigArgs {
+pub struct ConfigArgs {
     /// The config file. Without this option the usual one is read if it exists.
     #[arg(long, value_name = "FILE", help = format!("The config file [default: {DEFAULT_PATH}, if it exists]"))]
-    pub(crate) config: Option<PathBuf>,
+    pub config: Option<PathBuf>,
 }
 
+/// What can be hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum SecretKind {
+pub enum SecretKind {
     /// A device token, an API key or a service's secret: SHA-256 (for random secrets).
     Token,
     /// A password that a person chose: Argon2id (slow on purpose).

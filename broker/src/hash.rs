@@ -10,7 +10,7 @@ use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use crate::Outcome;
-use crate::cli::SecretKind;
+use broker::cli::SecretKind;
 
 /// Longest secret, in bytes; the gate takes no longer ones.
 const MAX_SECRET_BYTES: u64 = 1024;

@@ -6,6 +6,7 @@ pub mod access;
 mod account;
 mod broker;
 mod channel;
+pub mod cli;
 mod codec;
 pub mod config;
 mod connection;

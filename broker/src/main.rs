@@ -1,6 +1,5 @@
 //! `fleet-broker`: the broker as a program of its own.
 
-mod cli;
 mod hash;
 mod run;
 
@@ -9,11 +8,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use broker::cli::{self, Cli, Command, ConfigArgs};
 use broker::config::{Config, DEFAULT_PATH};
 use broker::credentials;
-use clap::{CommandFactory, Parser};
-
-use cli::{Cli, Command, ConfigArgs};
+use clap::Parser;
 
 fn main() -> ExitCode {
     broker::core_dumps::forbid();
@@ -23,12 +21,12 @@ fn main() -> ExitCode {
         Command::Hash { kind } => hash::hash(kind),
         Command::Completion { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "fleet-broker", &mut script);
+            clap_complete::generate(shell, &mut cli::command(), "fleet-broker", &mut script);
             print(&script)
         }
         Command::Man => {
             let mut page = Vec::new();
-            clap_mangen::Man::new(Cli::command())
+            clap_mangen::Man::new(cli::command())
                 .render(&mut page)
                 .map_err(Into::into)
                 .and_then(|()| print(&page))

@@ -12,11 +12,17 @@ use nix::unistd::Pid;
 
 pub use nix::sys::signal::Signal;
 
-/// The program of this name, built beside this test.
+/// The program of this name, built beside this test; for the agent the one that `FLEET_TEST_AGENT` names, if it is set: one that is built for another
+/// processor, say, and a script that runs it.
 ///
 /// # Panics
 /// It has not been built.
 pub fn program(name: &str) -> PathBuf {
+    if name == "r58-fleet-agent"
+        && let Some(agent) = std::env::var_os("FLEET_TEST_AGENT")
+    {
+        return agent.into();
+    }
     let ours = std::env::current_exe().expect("a running program has a path");
     // Tests are in target/<profile>/deps, programs in target/<profile>.
     let mut places = ours.ancestors().skip(1).take(2).map(|folder| folder.join(name));

@@ -126,7 +126,8 @@ impl Way {
 
 /// A client that asks anew each time: a connection kept open would say nothing about who listens now.
 fn client(config: &Config, url: &HttpUrl) -> Result<ureq::Agent, tls::TlsError> {
-    let mut builder = ureq::Agent::config_builder()
+    let builder = ureq::Agent::config_builder()
+        .tls_config(tls::http_config(config, url.scheme())?)
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
@@ -135,9 +136,6 @@ fn client(config: &Config, url: &HttpUrl) -> Result<ureq::Agent, tls::TlsError> 
         .output_buffer_size(BUFFER_LEN)
         .proxy(None)
         .timeout_global(Some(PATIENCE));
-    if url.scheme().is_encrypted() {
-        builder = builder.tls_config(tls::http_config(config)?);
-    }
     Ok(builder.build().new_agent())
 }
 

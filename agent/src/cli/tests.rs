@@ -27,13 +27,6 @@ fn a_wrong_address_or_id_is_explained_where_it_was_typed() {
 }
 
 #[test]
-fn there_is_a_manual_page_for_the_program_and_for_each_command() {
-    assert!(man(None).unwrap().contains("Exit status"));
-    assert!(man(Some("enroll")).unwrap().contains("fleetd enrollment"));
-    assert!(man(Some("dance")).unwrap_err().to_string().contains("there is no command dance"));
-}
-
-#[test]
 fn an_error_is_told_with_its_causes() {
     let inner = std::io::Error::other("inner");
     let outer = crate::status::LookError { folder: "/x".into(), source: inner };

@@ -84,6 +84,12 @@ enum Command {
     Man,
 }
 
+/// What the program understands, for its man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs what the command line says; a failure is printed with its causes.
