@@ -23,10 +23,13 @@ fn status() -> Status {
         server: Some("https://fleet.example.com".into()),
         connection: Connection::Connected,
         since_ms: 3_000_000,
+        transport: Some("mqtts".into()),
         link: Some("mqtts://fleet.example.com".into()),
         next_attempt_at_ms: None,
         last_error: Some("broken\u{1b}[2Jpipe".into()),
         last_error_at_ms: Some(2_900_000),
+        state_damage: Some("the state database could not be trusted: it is empty".into()),
+        state_damage_at_ms: Some(1_000_000),
         last_ack_at_ms: Some(3_990_000),
         outbox_depth: 2,
         outbox_bytes: 180,
@@ -49,6 +52,8 @@ fn the_words_say_connection_outbox_error_and_application() {
     let text = describe(&status(), 4_000_000);
     for part in [
         "connected for 16 min 40 s",
+        "mqtts://fleet.example.com (MQTT over TLS)",
+        "State folder       the state database could not be trusted: it is empty (50 min 0 s ago)",
         "https://fleet.example.com",
         "studio-001, organisation default",
         "2 records (1 KiB) not yet confirmed",
