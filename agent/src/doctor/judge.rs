@@ -12,6 +12,7 @@ use super::mqtt::Welcome;
 use super::report::Step;
 use crate::connect::ConnectError;
 use crate::http::HttpError;
+use crate::proxy::{Proxy, TunnelError};
 
 const DAY_MS: i64 = 86_400_000;
 /// A certificate that ends sooner is told.
@@ -115,6 +116,27 @@ fn reason(error: &io::Error) -> String {
         io::ErrorKind::ConnectionRefused => "refused".to_owned(),
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => "unreachable".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+pub(super) fn proxy(done: &Result<(), TunnelError>, proxy: &Proxy) -> Step {
+    match done {
+        Ok(()) => Step::ok("proxy", format!("{proxy} lets this through")),
+        Err(TunnelError::Refused(407)) => Step::failed(
+            "proxy",
+            format!("{proxy} wants a name and a password"),
+            "put them into HTTPS_PROXY (http://NAME:PASSWORD@HOST:PORT), where the service has it from",
+        ),
+        Err(TunnelError::Refused(status)) => Step::failed(
+            "proxy",
+            format!("{proxy} does not connect to this host and port: HTTP {status}"),
+            "ask whoever runs the proxy to allow CONNECT to it; or name the host in NO_PROXY, if it can be reached without",
+        ),
+        Err(error) => Step::failed(
+            "proxy",
+            format!("{proxy} does not answer like a proxy: {error}"),
+            "check HTTPS_PROXY: is that the proxy's address and port?",
+        ),
     }
 }
 

@@ -175,7 +175,7 @@ fn proxies(variable: impl Fn(&str) -> Option<String>) -> Option<Step> {
         })
         .collect();
     (!set.is_empty())
-        .then(|| Step::ok("proxy", format!("{} (the service has an environment of its own)", set.join(", "))))
+        .then(|| Step::ok("proxy", format!("{}; the service has an environment of its own (systemctl show r58-fleet-agent --property=Environment)", set.join(", "))))
 }
 
 /// The state folder.

@@ -22,6 +22,8 @@ use crate::config::{Config, ConfigError, FileError, HttpUrl, MqttUrl, Scheme};
 use crate::connect::{self, Endpoints};
 use crate::http::with_causes;
 use crate::kernel::Kernel;
+use crate::ladder::Ways;
+use crate::proxy;
 use judge::{Circumstances, ClockOffset, Spoken};
 use local::Running;
 use network::{Deadline, Inside, Stream, Timed};
@@ -90,7 +92,9 @@ pub fn run(config_file: Option<&Path>, watcher: &mut dyn Watcher) -> Report {
     }
     if ways.is_empty() {
         // The server does not say; the agent may have known.
-        ways.extend(running.link.clone());
+        ways.extend(Ways::load(&config.state_dir).endpoints.in_order().cloned());
+        let link = running.link.clone().filter(|link| !ways.contains(link));
+        ways.extend(link);
     }
     if config.is_enrolled() && ways.is_empty() {
         let step = Step::skipped("mqtt", "not tried: the server has not said where its broker is");
@@ -148,10 +152,40 @@ fn look_at_device(config: &Config, config_is_given: bool, kernel: &Kernel) -> (S
 fn reach(
     config: &Config,
     kernel: &Kernel,
-    (host, port, is_encrypted): (&str, u16, bool),
+    (scheme, host, port): (Scheme, &str, u16),
     deadline: Deadline,
     steps: &mut Vec<Step>,
 ) -> Option<Box<dyn Stream>> {
+    let proxy = match proxy::for_target(scheme, host, port) {
+        Ok(proxy) => proxy,
+        Err(error) => {
+            steps.push(Step::failed("proxy", error.to_string(), "correct that variable, or unset it"));
+            return None;
+        }
+    };
+    let mut stream = match &proxy {
+        None => open(host, port, deadline, steps)?,
+        Some(proxy) => {
+            let mut stream = open(&proxy.host, proxy.port, deadline, steps)?;
+            if proxy.is_encrypted {
+                stream = encrypt(config, kernel, &proxy.host, stream, steps)?;
+            }
+            let done = proxy::through_blocking(&mut stream, proxy, host, port);
+            steps.push(judge::proxy(&done, proxy));
+            done.ok()?;
+            stream
+        }
+    };
+    if scheme.is_encrypted() {
+        stream = encrypt(config, kernel, host, stream, steps)?;
+    } else {
+        steps.push(Step::skipped("tls", "the address asks for no encryption"));
+    }
+    Some(stream)
+}
+
+/// A name and a connection.
+fn open(host: &str, port: u16, deadline: Deadline, steps: &mut Vec<Step>) -> Option<Box<dyn Stream>> {
     let began = Instant::now();
     let lookup = network::look_up(host, port, deadline);
     steps.push(judge::dns(host, &lookup, &local::name_servers()).took(began.elapsed()));
@@ -162,11 +196,16 @@ fn reach(
     let began = Instant::now();
     let (attempts, stream) = network::connect(&addresses, deadline);
     steps.push(judge::tcp(&attempts, began.elapsed()));
-    let stream = Timed::new(stream?, deadline);
-    if !is_encrypted {
-        steps.push(Step::skipped("tls", "the address asks for no encryption"));
-        return Some(Box::new(stream));
-    }
+    Some(Box::new(Timed::new(stream?, deadline)))
+}
+
+fn encrypt(
+    config: &Config,
+    kernel: &Kernel,
+    host: &str,
+    stream: Box<dyn Stream>,
+    steps: &mut Vec<Step>,
+) -> Option<Box<dyn Stream>> {
     let began = Instant::now();
     let (handshake, stream) = network::encrypt(config, host, stream);
     let around = Circumstances { host, now_ms: kernel.wall_ms(), own_authority: config.ca_file.is_some() };
@@ -190,7 +229,7 @@ fn look_at_server(
 ) -> (Section, Option<(Endpoints, Option<ClockOffset>)>) {
     let deadline = Deadline::after(SERVER_TIME);
     let mut steps = Vec::new();
-    let place = (server.host(), server.port(), server.scheme().is_encrypted());
+    let place = (server.scheme(), server.host(), server.port());
     let mut found = None;
     if reach(config, kernel, place, deadline, &mut steps).is_some() {
         let (began, asked_at) = (Instant::now(), kernel.wall_ms());
@@ -244,7 +283,7 @@ fn look_at_way(
 ) -> Section {
     let deadline = Deadline::after(LINK_TIME);
     let mut steps = Vec::new();
-    let place = (way.host(), way.port(), way.scheme().is_encrypted());
+    let place = (way.scheme(), way.host(), way.port());
     if let Some(mut stream) = reach(config, kernel, place, deadline, &mut steps) {
         let name = format!("{}/{}", config.org, config.device_id);
         let token = config.device_token.as_ref();

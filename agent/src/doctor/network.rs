@@ -125,7 +125,7 @@ impl<T: Read + Write> Stream for T {}
 pub(super) fn encrypt(
     config: &Config,
     host: &str,
-    mut stream: Timed,
+    mut stream: Box<dyn Stream>,
 ) -> (Handshake, Option<Box<dyn Stream>>) {
     let failed = |problem| Handshake { version: None, certificate: None, problem: Some(problem) };
     // One of the agent's own that cannot be used counts as none, as the agent has it.

@@ -13,6 +13,7 @@ use super::certificate::Facts;
 use super::judge::{Handshake, Lookup, Problem};
 use super::mqtt::{Upgraded, Welcome};
 use super::*;
+use crate::proxy::TunnelError;
 
 const NOW_MS: i64 = 1_766_916_000_000;
 
@@ -141,6 +142,21 @@ fn an_address_that_does_not_answer_beside_one_that_does_is_a_warning() {
         let step = judge::tcp(&[(v4, Err(kind.into()))], Duration::ZERO);
         assert!(step.is_failed() && words(&step).contains(part), "{}", words(&step));
     }
+}
+
+#[test]
+fn a_proxy_that_refuses_is_named_without_its_password() {
+    let login = Some(("ann".to_owned(), crate::config::Secret::new("hunter2".to_owned())));
+    let proxy = crate::proxy::Proxy { is_encrypted: false, host: "10.0.0.9".into(), port: 3128, login };
+    for (error, part) in [
+        (TunnelError::Refused(407), "10.0.0.9:3128 wants a name and a password"),
+        (TunnelError::Refused(403), "does not connect to this host and port: HTTP 403"),
+        (TunnelError::Answer, "does not answer like a proxy"),
+    ] {
+        let text = words(&judge::proxy(&Err(error), &proxy));
+        assert!(text.contains(part) && !text.contains("hunter2"), "{text}");
+    }
+    assert_eq!(judge::proxy(&Ok(()), &proxy).outcome, Outcome::Ok);
 }
 
 #[test]

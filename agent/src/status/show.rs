@@ -84,7 +84,7 @@ fn link(status: &Status) -> String {
         Some("mqtts") => " (MQTT over TLS)",
         Some("wss") => " (MQTT over WebSocket)",
         Some("mqtt") => " (MQTT without encryption)",
-        Some("https" | "http") => " (HTTP exchange, the last resort where no MQTT gets through)",
+        Some("https" | "http") => " by HTTP exchange, the last resort where no MQTT gets through",
         _ => "",
     };
     status.link.as_ref().map_or_else(|| "none yet".to_owned(), |link| format!("{link}{way}"))
