@@ -105,6 +105,7 @@ fn every_way_of_a_healthy_device_is_good_and_a_running_agent_keeps_its_connectio
         ] {
             assert_eq!(outcome(&report, "link", way, name), expected, "{way} {name}: {report:#}");
         }
+        assert_eq!(outcome(&report, "link", "https://", "exchange"), "ok");
         assert_eq!(outcome(&report, "clock", "", "offset"), "ok");
     }
     let status = agent.status().unwrap();

@@ -77,13 +77,14 @@ pub fn run(config_file: Option<&Path>, watcher: &mut dyn Watcher) -> Report {
     let (section, running) = look_at_device(&config, config_file.is_some(), &kernel);
     add(section, watcher);
 
-    let mut offset = None;
+    let (mut offset, mut server_answers) = (None, false);
     let mut ways: Vec<MqttUrl> = config.mqtt_url.iter().cloned().collect();
     if let Some(server) = &config.fleet_url {
         watcher.begins(&server.to_string());
         let (section, endpoints) = look_at_server(&config, server, &kernel);
         add(section, watcher);
         if let Some((endpoints, measured)) = endpoints {
+            server_answers = true;
             offset = measured;
             if ways.is_empty() {
                 ways = endpoints.in_order().cloned().collect();
@@ -105,6 +106,11 @@ pub fn run(config_file: Option<&Path>, watcher: &mut dyn Watcher) -> Report {
         watcher.begins(&all.join(", "));
     }
     let mut sections = look_at_ways(&config, &ways, &running, &kernel);
+    if let Some(server) = config.fleet_url.as_ref().filter(|_| server_answers) {
+        // The agent's last resort goes to the same place with the same token.
+        let step = Step::ok("exchange", "the agent can go this way where no MQTT gets through");
+        sections.push(Section { kind: "link", address: Some(server.to_string()), steps: vec![step] });
+    }
     one_way_is_enough(&mut sections);
     for section in sections {
         add(section, watcher);

@@ -125,6 +125,7 @@ pub fn section_text(section: &Section, style: Style) -> String {
     let title = match (section.kind, &section.address) {
         ("device", _) => "This device".to_owned(),
         ("server", Some(address)) => format!("The server, {address}"),
+        ("link", Some(address)) if address.starts_with("http") => format!("Way without MQTT, {address}"),
         ("link", Some(address)) => format!("Way to the broker, {address}"),
         (_, Some(address)) => address.clone(),
         ("clock", None) => "Clock".to_owned(),
