@@ -28,7 +28,7 @@ impl Agent {
 
     /// As [`Self::enroll`], with its files in `folder` and its log in `log`, both outlive it.
     pub fn enroll_in(server: &Server, device: &str, folder: &Path, log: &Path) -> Self {
-        Self::new(device, Folder::at(folder), log.to_owned()).enrolled(server)
+        Self::unenrolled_in(device, folder, log).enrolled(server)
     }
 
     fn enrolled(self, server: &Server) -> Self {
@@ -45,6 +45,11 @@ impl Agent {
         let folder = Folder::temporary();
         let log = folder.path().join("agent.log");
         Self::new(device, folder, log)
+    }
+
+    /// As [`Self::unenrolled`], with its files in `folder` and its log in `log`, both outlive it.
+    pub fn unenrolled_in(device: &str, folder: &Path, log: &Path) -> Self {
+        Self::new(device, Folder::at(folder), log.to_owned())
     }
 
     fn new(device: &str, folder: Folder, log: PathBuf) -> Self {
@@ -132,6 +137,11 @@ impl Agent {
     /// The state database.
     pub fn state_file(&self) -> PathBuf {
         self.state_dir().join("db/state.db")
+    }
+
+    /// Where the running agent says how it is.
+    pub fn status_file(&self) -> PathBuf {
+        self.folder.path().join("run/status.json")
     }
 
     /// What the agent has logged so far.

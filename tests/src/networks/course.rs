@@ -1,0 +1,285 @@
+//! The course of one scenario: all is well, the network fights, all is well again; then everything is compared.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::report::{Commands, Row};
+use super::scenarios::{Expect, Scenario};
+use super::site::{Look, Site};
+use crate::chaos::random::Random;
+
+/// How often things are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// A connection that has lasted for a minute is a good one to the agent; most are, when something happens to them.
+const SETTLE: Duration = Duration::from_secs(63);
+/// The longest wait between two attempts (5 min), and the longest attempt (60 s).
+const RECOVERY: Duration = Duration::from_secs(300 + 60 + 30);
+/// Until a backlog has drained and every command has ended.
+const REST: Duration = Duration::from_secs(240);
+/// A black hole is to be noticed within this time.
+pub(super) const NOTICED: Duration = Duration::from_secs(90);
+
+/// How a run is made.
+pub(super) struct Options<'a> {
+    pub(super) seed: u64,
+    pub(super) quick: bool,
+    pub(super) folder: &'a Path,
+    pub(super) stop: &'a AtomicBool,
+}
+
+/// A run that goes on, and what was seen in it.
+pub(super) struct Course<'a> {
+    pub(super) site: Site,
+    pub(super) random: Random,
+    pub(super) complaints: Vec<String>,
+    options: &'a Options<'a>,
+    journal: fs::File,
+    began: Instant,
+}
+
+/// What was seen while a fault lasted.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// When the agent first said that it is not connected, after the fault began.
+    pub(super) noticed: Option<Duration>,
+    /// When the server first counted the device as offline.
+    pub(super) offline: Option<Duration>,
+    /// The links over which the agent was connected.
+    pub(super) rungs: BTreeSet<String>,
+    /// Over which link it was connected at the end, if it was.
+    pub(super) last_rung: Option<String>,
+    /// Errors that it told of.
+    pub(super) errors: BTreeSet<String>,
+}
+
+impl Seen {
+    fn take(&mut self, look: &Look, since: Duration) {
+        let Some(status) = &look.status else { return };
+        let link = status.link.as_deref().and_then(|link| link.split_once("://")).map(|(scheme, _)| scheme);
+        // What is said in the first second may be older than the fault.
+        if look.connected() {
+            self.last_rung = link.map(str::to_owned);
+            if self.noticed.is_some() || since > Duration::from_secs(1) {
+                self.rungs.extend(self.last_rung.clone());
+            }
+        } else {
+            self.last_rung = None;
+            self.noticed.get_or_insert(since);
+        }
+        if !look.online {
+            self.offline.get_or_insert(since);
+        }
+        self.errors.extend(status.last_error.clone());
+    }
+}
+
+impl<'a> Course<'a> {
+    pub(super) fn new(name: &str, options: &'a Options<'a>) -> Self {
+        let folder = options.folder.join(name);
+        fs::create_dir_all(&folder).expect("a folder of the run's");
+        let journal = fs::File::create(folder.join("course.log")).expect("a file of the run's");
+        // Each scenario has its own numbers, whatever others run beside it.
+        let own = name.bytes().fold(options.seed, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        Self {
+            site: Site::new(&folder),
+            random: Random::new(own),
+            complaints: Vec::new(),
+            options,
+            journal,
+            began: Instant::now(),
+        }
+    }
+
+    pub(super) fn note(&mut self, text: &str) {
+        use std::io::Write as _;
+        let _ = writeln!(self.journal, "{:9.3} {text}", self.began.elapsed().as_secs_f64());
+    }
+
+    pub(super) fn complain(&mut self, text: String) {
+        self.note(&format!("complaint: {text}"));
+        self.complaints.push(text);
+    }
+
+    /// # Panics
+    /// The whole run is to end: the caller of the course knows.
+    fn heed_stop(&self) {
+        assert!(!self.options.stop.load(Ordering::SeqCst), "stopped by a signal");
+    }
+
+    /// Looks on until `enough` says so. Whether it did in time.
+    pub(super) fn watch(&mut self, limit: Duration, mut enough: impl FnMut(&Self, &Look) -> bool) -> bool {
+        let began = Instant::now();
+        let mut last = None;
+        loop {
+            self.heed_stop();
+            let look = self.site.look();
+            let state = look.status.as_ref().map(|s| (s.connection, s.link.clone(), s.last_error.clone()));
+            let now = (state, look.online);
+            if last.as_ref() != Some(&now) {
+                self.note(&format!("{now:?}"));
+                last = Some(now);
+            }
+            if enough(self, &look) {
+                return true;
+            }
+            if began.elapsed() >= limit {
+                return false;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Three commands, and all that were asked for so far end.
+    pub(super) fn commands_end(&mut self, when: &str) {
+        self.site.ask();
+        if !self.watch(REST, |_, look| look.open == 0) {
+            self.complain(format!("{when}: commands are open after {} s", REST.as_secs()));
+        }
+    }
+
+    /// Lets a fault last, with commands in the middle of it, at a moment that the seed draws.
+    pub(super) fn endure(&mut self, lasts: Duration, commands: bool) -> Seen {
+        let began = Instant::now();
+        let mut seen = Seen::default();
+        let ask_at = lasts.mul_f64(0.2 + 0.005 * self.random.below(100) as f64);
+        let mut asks = commands;
+        let asks = &mut asks;
+        self.watch(lasts, |_, look| {
+            seen.take(look, began.elapsed());
+            *asks && began.elapsed() >= ask_at
+        });
+        if *asks {
+            self.note("commands");
+            self.site.ask();
+            self.watch(lasts.saturating_sub(began.elapsed()), |_, look| {
+                seen.take(look, began.elapsed());
+                false
+            });
+        }
+        seen
+    }
+
+    /// The fault is over: waits until the device is there again, and until the backlog has drained. How long each took.
+    pub(super) fn recover(&mut self, look_every: Duration) -> (Option<Duration>, Option<Duration>) {
+        let before = self.site.last_record();
+        self.site.mark();
+        let began = Instant::now();
+        let is_back = |_: &Self, look: &Look| {
+            look.online && look.connected() && look.committed.max().is_some_and(|max| max > before)
+        };
+        let online = self.watch(RECOVERY, is_back).then(|| began.elapsed());
+        if online.is_none() {
+            self.complain(format!("not online again {} s after the fault", RECOVERY.as_secs()));
+            return (None, None);
+        }
+        let drained = self.watch(REST, |course, look| {
+            let done = course.site.waiting(look) == 0;
+            if !done {
+                std::thread::sleep(look_every);
+            }
+            done
+        });
+        let drained = drained.then(|| began.elapsed());
+        if drained.is_none() {
+            self.complain(format!("the backlog has not drained within {} s", REST.as_secs()));
+        }
+        (online, drained)
+    }
+
+    /// Ends everything and compares it.
+    pub(super) fn finish(mut self, row: &mut Row) -> Vec<String> {
+        self.commands_end("after the fault");
+        self.site.mark();
+        if !self.watch(REST, |course, look| course.site.waiting(look) == 0) {
+            self.complain("records are not committed at the end".to_owned());
+        }
+        self.site.agent.stop();
+        let checked = self.site.check();
+        row.records = Some((checked.spooled, checked.stored));
+        row.commands = Some(Commands { asked: self.site.asked(), ended: checked.report.commands.clone() });
+        for complaint in checked.report.complaints {
+            self.complain(complaint);
+        }
+        self.complaints
+    }
+}
+
+/// Runs one scenario from its beginning to its end.
+pub(super) fn run(scenario: &Scenario, options: &Options<'_>) -> (Row, Vec<String>) {
+    let lasts = if options.quick { scenario.quick } else { scenario.lasts };
+    let mut row = Row::new(scenario.name, scenario.what, lasts);
+    let mut course = Course::new(scenario.name, options);
+    (scenario.prepare)(&mut course.site);
+    course.site.start();
+    course.commands_end("before the fault");
+    course.watch(SETTLE, |_, _| false);
+
+    course.note("fault on");
+    let (cost, counted, failures) = (course.site.cost(), course.site.net.counted(), course.site.failures());
+    (scenario.on)(&mut course.site);
+    let seen = course.endure(lasts, true);
+    let said = course.site.status_text();
+    (scenario.off)(&mut course.site);
+    course.note("fault off");
+    let counted = course.site.net.counted().since(counted);
+    row.attempts = Some(course.site.failures() - failures);
+    row.counted = Some(counted);
+    row.cost = cost.zip(course.site.cost()).map(|(before, after)| (after.0 - before.0, after.1));
+    (row.online, row.drained) = course.recover(Duration::ZERO);
+    row.saw(&seen);
+    expect(&scenario.expect, &mut course, &seen, &said, lasts, &row);
+    for complaint in (scenario.check)(&course.site) {
+        course.complain(complaint);
+    }
+    let complaints = course.finish(&mut row);
+    (row, complaints)
+}
+
+/// Holds what was seen to what is expected of it.
+fn expect(
+    expect: &Expect,
+    course: &mut Course<'_>,
+    seen: &Seen,
+    said: &str,
+    lasts: Duration,
+    row: &Row,
+) {
+    let mut complaints = Vec::new();
+    if let Some(limit) = expect.noticed_within {
+        match seen.noticed {
+            Some(after) if after <= limit => {}
+            Some(after) => complaints.push(format!("noticed after {:.1} s only", after.as_secs_f64())),
+            None if lasts > limit => complaints.push("not noticed at all".to_owned()),
+            None => {}
+        }
+    }
+    if expect.stays && seen.noticed.is_some() {
+        complaints.push(format!("the connection was lost: {:?}", seen.errors));
+    }
+    if let Some(rung) = expect.rung
+        && seen.last_rung.as_deref() != Some(rung)
+    {
+        complaints.push(format!("connected over {:?} at the end of the fault, not {rung}", seen.last_rung));
+    }
+    for words in expect.says {
+        if !said.contains(words) {
+            complaints.push(format!("status does not say {words:?}: {said}"));
+        }
+    }
+    // With full jitter a wait is 1 s at least, half a minute on average once the first few attempts have failed.
+    let (attempts, most) = (row.attempts.unwrap_or(0), 10 + lasts.as_secs() as usize / 15);
+    if attempts > most {
+        complaints.push(format!("{attempts} attempts in {} s are too many (at most {most})", lasts.as_secs()));
+    }
+    // A twentieth of a processor, in a debug build.
+    if let Some((cpu_ms, own_kib)) = row.cost {
+        let most_ms = 2000 + u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX) / 20;
+        if cpu_ms > most_ms || own_kib > 32 * 1024 {
+            complaints.push(format!("the agent took {cpu_ms} ms of processor time and {own_kib} KiB of memory"));
+        }
+    }
+    complaints.into_iter().for_each(|complaint| course.complain(complaint));
+}
