@@ -192,6 +192,16 @@ impl Agent {
         self.process.as_ref().expect("a running agent").signal(signal);
     }
 
+    /// Processor time that the running agent has taken.
+    pub fn cpu_time(&self) -> Duration {
+        self.process.as_ref().map_or(Duration::ZERO, Process::cpu_time)
+    }
+
+    /// Memory of the running agent that it shares with nobody, in KiB.
+    pub fn own_memory_kib(&self) -> u64 {
+        self.process.as_ref().and_then(Process::own_memory_kib).unwrap_or(0)
+    }
+
     /// The exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.process.as_mut().and_then(Process::ended)

@@ -131,6 +131,22 @@ impl Process {
         }
     }
 
+    /// Processor time so far, as the kernel counts it: in hundredths of a second.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // After the name, which is in brackets: the state is the first field, utime and stime are the twelfth and thirteenth.
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
+        Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
+    /// Memory that is no file's, in KiB.
+    pub(crate) fn own_memory_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let own = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+        own.split_whitespace().next()?.parse().ok()
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }

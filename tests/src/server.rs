@@ -163,6 +163,11 @@ impl Server {
         self.process.take().expect("a started server").kill_hard();
     }
 
+    /// Processor time that the running server has taken.
+    pub fn cpu_time(&self) -> Duration {
+        self.process.as_ref().map_or(Duration::ZERO, Process::cpu_time)
+    }
+
     /// Sends a signal, to freeze it for example.
     pub fn signal(&self, signal: Signal) {
         self.process.as_ref().expect("a running server").signal(signal);

@@ -9,10 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use broker::tls::Certificates;
-use fleetd::authority::Authority;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -127,8 +126,7 @@ impl LateLine {
 pub(super) fn plain_https(router: &Namespace, tls: &Path) -> io::Result<()> {
     let config = server_config(tls)?;
     let mut trusted = RootCertStore::empty();
-    for certificate in
-        CertificateDer::pem_file_iter(tls.join("ca.pem")).map_err(io::Error::other)?.flatten()
+    for certificate in CertificateDer::pem_file_iter(tls.join("ca.pem")).map_err(io::Error::other)?.flatten()
     {
         trusted.add(certificate).map_err(io::Error::other)?;
     }
@@ -203,13 +201,17 @@ pub(super) struct Heard {
 impl Portal {
     const PAGE: &'static str = "<html><body>Welcome! Please accept our terms.</body></html>";
 
-    /// Starts it, with certificates of its own in `folder`.
-    pub(super) fn start(router: &Namespace, folder: &Path) -> io::Result<Self> {
-        let names = [NAME.to_owned(), "portal.test".to_owned()];
-        let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let now_s = now_s.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-        Authority::of(folder).init(&names, now_s).map_err(io::Error::other)?;
-        let acceptor = server_config(&folder.join("tls"))?;
+    /// Starts it, with a certificate that nobody has given it.
+    pub(super) fn start(router: &Namespace) -> io::Result<Self> {
+        let own = rcgen::generate_simple_self_signed([NAME.to_owned()]).map_err(io::Error::other)?;
+        let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).map_err(io::Error::other)?;
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .map_err(io::Error::other)?;
+        let acceptor = TlsAcceptor::from(Arc::new(config));
         let portal = Self::default();
         for port in [80, 443, 1883, 8883] {
             let (portal, acceptor) = (portal.clone(), acceptor.clone());
@@ -260,7 +262,8 @@ mod tests {
 
     #[test]
     fn an_upgrade_is_taken_out_and_everything_else_passes() {
-        let asked = b"GET /mqtt HTTP/1.1\r\nHost: fleet.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let asked =
+            b"GET /mqtt HTTP/1.1\r\nHost: fleet.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
         let passed = String::from_utf8(plain(asked)).unwrap();
         assert_eq!(passed, "GET /mqtt HTTP/1.1\r\nHost: fleet.test\r\nConnection: close\r\n\r\n");
     }

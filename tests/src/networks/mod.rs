@@ -4,15 +4,19 @@
 //! [`run`] runs scenarios side by side: [`scenarios`] says what happens, [`course`] makes it happen and looks on, the checker of
 //! the chaos compares at the end.
 
+mod backlog;
 mod boxes;
 mod course;
 mod dns;
+mod fleet;
 mod namespace;
 mod report;
 mod scenarios;
 mod site;
 mod venue;
+mod week;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Mutex;
@@ -22,7 +26,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use report::Row;
-use scenarios::Scenario;
 
 /// What is run.
 #[derive(Debug)]
@@ -50,19 +53,64 @@ pub struct Outcome {
     pub table: String,
 }
 
+/// What one scenario leaves.
+#[derive(Default)]
+struct Part {
+    row: Option<Row>,
+    /// What is no row of the table.
+    text: Option<String>,
+    complaints: Vec<String>,
+}
+
+/// A scenario, whatever its course.
+struct Entry {
+    name: &'static str,
+    what: &'static str,
+    /// About, for their order.
+    takes: Duration,
+    run: Box<dyn Fn(&course::Options<'_>) -> Part + Send + Sync>,
+}
+
+fn all() -> Vec<Entry> {
+    let row = |(row, complaints)| Part { row: Some(row), text: None, complaints };
+    let mut all: Vec<Entry> = scenarios::all()
+        .into_iter()
+        .map(|scenario| Entry {
+            name: scenario.name,
+            what: scenario.what,
+            takes: scenario.lasts,
+            run: Box::new(move |options| row(course::run(&scenario, options))),
+        })
+        .collect();
+    all.push(Entry {
+        name: week::NAME,
+        what: week::WHAT,
+        takes: Duration::from_secs(300),
+        run: Box::new(move |options| row(week::run(options))),
+    });
+    all.push(Entry {
+        name: fleet::NAME,
+        what: fleet::WHAT,
+        takes: Duration::from_secs(700),
+        run: Box::new(|options| {
+            let (text, complaints) = fleet::run(options);
+            Part { row: None, text: Some(text), complaints }
+        }),
+    });
+    all
+}
+
 /// The names of all scenarios, and what happens in them.
 #[must_use]
 pub fn list() -> Vec<(&'static str, &'static str)> {
-    scenarios::all().iter().map(|scenario| (scenario.name, scenario.what)).collect()
+    all().iter().map(|entry| (entry.name, entry.what)).collect()
 }
 
 /// Runs scenarios; `tell` is told of each that begins and ends.
 pub fn run(options: &Options<'_>, tell: &(dyn Fn(&str) + Sync)) -> Outcome {
-    let all = scenarios::all();
-    let wanted: Vec<&Scenario> = all
-        .iter()
-        .filter(|scenario| options.only.is_empty() || options.only.iter().any(|name| name == scenario.name))
-        .collect();
+    let is_wanted =
+        |entry: &Entry| options.only.is_empty() || options.only.iter().any(|name| name == entry.name);
+    let wanted: Vec<Entry> = all().into_iter().filter(is_wanted).collect();
     let course = course::Options {
         seed: options.seed,
         quick: options.quick,
@@ -71,66 +119,63 @@ pub fn run(options: &Options<'_>, tell: &(dyn Fn(&str) + Sync)) -> Outcome {
     };
     // The longest first.
     let mut order: Vec<usize> = (0..wanted.len()).collect();
-    order.sort_by_key(|n| std::cmp::Reverse(wanted[*n].lasts));
-    let waiting = Mutex::new(order);
-    let done = Mutex::new(Vec::new());
+    order.sort_by_key(|n| std::cmp::Reverse(wanted[*n].takes));
+    let waiting = Mutex::new(VecDeque::from(order));
+    let done = Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
         for worker in 0..options.jobs.clamp(1, wanted.len().max(1)) {
             let (waiting, done, wanted, course) = (&waiting, &done, &wanted, &course);
             scope.spawn(move || {
                 // Not all at the same moment.
                 thread::sleep(Duration::from_secs(worker as u64));
-                loop {
-                    let mut order = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                    if order.is_empty() || options.stop.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    let n = order.remove(0);
-                    drop(order);
-                    let outcome = one(wanted[n], course, tell);
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push((n, outcome));
+                while !options.stop.load(Ordering::SeqCst) {
+                    let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some(n) = next else { return };
+                    let part = one(&wanted[n], course, tell);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).insert(n, part);
                 }
             });
         }
     });
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(n, _)| *n);
-    let mut complaints = Vec::new();
+    let mut outcome = Outcome { complaints: Vec::new(), table: String::new() };
     let mut rows = Vec::new();
-    for (n, (row, of_it)) in done {
-        rows.extend(row);
-        complaints.extend(of_it.into_iter().map(|complaint| format!("{}: {complaint}", wanted[n].name)));
+    let mut texts = Vec::new();
+    for (n, part) in done.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let complaints = part.complaints.into_iter();
+        outcome.complaints.extend(complaints.map(|complaint| format!("{}: {complaint}", wanted[n].name)));
+        rows.extend(part.row);
+        texts.extend(part.text);
     }
     if options.stop.load(Ordering::SeqCst) {
-        complaints.push("stopped by a signal before its end".to_owned());
+        outcome.complaints.push("stopped by a signal before its end".to_owned());
     }
-    Outcome { complaints, table: report::table(&rows) }
+    outcome.table = format!("{}\n{}", report::table(&rows), texts.join("\n"));
+    outcome
 }
 
 /// One scenario on a thread of its own: the thread moves into the scenario's network.
-fn one(
-    scenario: &Scenario,
-    options: &course::Options<'_>,
-    tell: &(dyn Fn(&str) + Sync),
-) -> (Option<Row>, Vec<String>) {
+fn one(entry: &Entry, options: &course::Options<'_>, tell: &(dyn Fn(&str) + Sync)) -> Part {
     let began = Instant::now();
-    tell(&format!("{}: begins", scenario.name));
-    let outcome = thread::scope(|scope| {
+    tell(&format!("{}: begins", entry.name));
+    let ended = thread::scope(|scope| {
         // What fails in the middle leaves as much to look at as a complaint.
-        let run = || catch_unwind(AssertUnwindSafe(|| course::run(scenario, options)));
+        let run = || catch_unwind(AssertUnwindSafe(|| (entry.run)(options)));
         scope.spawn(run).join().unwrap_or_else(Err)
     });
-    let outcome = match outcome {
-        Ok((row, complaints)) => (Some(row), complaints),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            (None, vec![format!("could not be run to its end: {}", text.unwrap_or_default())])
+    let part = ended.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let complaint = format!("could not be run to its end: {}", text.unwrap_or_default());
+        Part { complaints: vec![complaint], ..Part::default() }
+    });
+    let seconds = began.elapsed().as_secs();
+    match part.complaints.as_slice() {
+        [] => tell(&format!("{}: all is well after {seconds} s", entry.name)),
+        complaints => {
+            tell(&format!("{}: complaints after {seconds} s: {}", entry.name, complaints.join("; ")))
         }
-    };
-    let how = if outcome.1.is_empty() { "is well".to_owned() } else { format!("{:#?}", outcome.1) };
-    tell(&format!("{}: {how} after {} s", scenario.name, began.elapsed().as_secs()));
-    outcome
+    }
+    part
 }
 
 /// The page with the table.

@@ -15,6 +15,7 @@ pub(super) struct Row {
     rung: String,
     noticed: Option<Duration>,
     offline: Option<Duration>,
+    obeyed: Option<Duration>,
     /// From the end of the fault to the first new heartbeat in the database.
     pub(super) online: Option<Duration>,
     /// From the end of the fault until everything from before had arrived.
@@ -25,8 +26,8 @@ pub(super) struct Row {
     /// Attempts and connections that failed.
     pub(super) attempts: Option<usize>,
     pub(super) counted: Option<Counted>,
-    /// Milliseconds of processor time, KiB of memory.
-    pub(super) cost: Option<(u64, u64)>,
+    /// Processor time, KiB of memory.
+    pub(super) cost: Option<(Duration, u64)>,
 }
 
 /// What became of commands.
@@ -38,9 +39,9 @@ pub(super) struct Commands {
 
 /// The table's head.
 const HEAD: &str = "\
-| scenario | what happens | for | link during it | noticed by the device | by the server | online again after | backlog drained after \
+| scenario | what happens | for | link during it | noticed by the device | by the server | commands of meanwhile ended after | online again after | backlog drained after \
 | records made, stored, thinned | commands | failed attempts | SYN packets, bytes up, down | processor, memory |
-|---|---|--:|---|--:|--:|--:|--:|--:|---|--:|--:|--:|
+|---|---|--:|---|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|
 ";
 
 impl Row {
@@ -52,6 +53,7 @@ impl Row {
             rung: "none".to_owned(),
             noticed: None,
             offline: None,
+            obeyed: None,
             online: None,
             drained: None,
             records: None,
@@ -64,7 +66,7 @@ impl Row {
 
     /// Takes over what was seen during the fault.
     pub(super) fn saw(&mut self, seen: &Seen) {
-        (self.noticed, self.offline) = (seen.noticed, seen.offline);
+        (self.noticed, self.offline, self.obeyed) = (seen.noticed, seen.offline, seen.commands);
         if !seen.rungs.is_empty() {
             let before = if seen.noticed.is_some() { ", at times" } else { "" };
             let all: Vec<&str> = seen.rungs.iter().map(String::as_str).collect();
@@ -86,16 +88,19 @@ impl Row {
         let counted = self.counted.map_or_else(dash, |counted| {
             format!("{}, {} kB, {} kB", counted.attempts, counted.up / 1000, counted.down / 1000)
         });
-        let cost = self.cost.map_or_else(dash, |(ms, kib)| format!("{ms} ms, {kib} KiB"));
+        let cost = self.cost.map_or_else(dash, |(cpu, kib)| {
+            format!("{:.1} s, {:.1} MiB", cpu.as_secs_f64(), kib as f64 / 1024.0)
+        });
         let attempts = self.attempts.map_or_else(dash, |attempts| attempts.to_string());
         format!(
-            "| `{}` | {} | {} | {} | {} | {} | {} | {} | {records} | {commands} | {attempts} | {counted} | {cost} |\n",
+            "| `{}` | {} | {} | {} | {} | {} | {} | {} | {} | {records} | {commands} | {attempts} | {counted} | {cost} |\n",
             self.name,
             self.what,
             length(self.lasts),
             self.rung,
             seconds(self.noticed),
             seconds(self.offline),
+            seconds(self.obeyed),
             seconds(self.online),
             seconds(self.drained),
         )

@@ -33,6 +33,8 @@ pub(super) struct Site {
     machine: Machine,
     ledger: Ledger,
     token: String,
+    /// The last number that was given out before the last mark.
+    due: u64,
 }
 
 /// How things are at a moment.
@@ -86,7 +88,7 @@ impl Site {
         let token = config.lines().find_map(|line| line.strip_prefix("DEVICE_TOKEN="));
         let token = token.expect("enrolment writes a token").trim_matches('"').to_owned();
         let ledger = Ledger { devices: vec![DEVICE.to_owned()], ..Ledger::default() };
-        Self { net, server, agent, folder: folder.to_owned(), machine, ledger, token }
+        Self { net, server, agent, folder: folder.to_owned(), machine, ledger, token, due: 0 }
     }
 
     /// Starts the agent and waits until both sides call it connected.
@@ -179,17 +181,18 @@ impl Site {
         self.agent.log().lines().filter(|line| line.contains("retry_in_seconds")).count()
     }
 
-    /// Milliseconds of processor time of the agent, and KiB of memory that are its own.
-    pub(super) fn cost(&self) -> Option<(u64, u64)> {
-        const MS_PER_TICK: u64 = 10;
-        let pid = self.look().status?.pid;
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // After the name, which is in brackets: state is the first, utime the twelfth.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let own = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-        Some((ticks * MS_PER_TICK, own.split_whitespace().next()?.parse().ok()?))
+    /// Milliseconds since boot, by the device's clock without any test's file.
+    pub(super) fn boot_ms(&self) -> u64 {
+        let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let seconds = text.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
+        (seconds.unwrap_or(0.0) * 1000.0) as u64
+    }
+
+    /// What the agent's state takes on its disk, in bytes.
+    pub(super) fn state_bytes(&self) -> u64 {
+        let folder = self.agent.state_dir().join("db");
+        let files = fs::read_dir(folder).into_iter().flatten().flatten();
+        files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
     }
 
     /// The server's database.
@@ -197,14 +200,16 @@ impl Site {
         self.server.data_dir().join("fleet.db")
     }
 
-    /// Numbers of what was spooled before the last mark and is not committed.
-    pub(super) fn waiting(&self, look: &Look) -> usize {
-        self.spool().held_and_due().filter(|record| !look.committed.contains(record.seq)).count()
+    /// How many numbers that were given out before the last mark are not committed. The state has one identity all the time.
+    pub(super) fn waiting(&self, look: &Look) -> u64 {
+        let due = |(lo, hi): &(u64, u64)| (*hi.min(&self.due) + 1).saturating_sub(*lo);
+        self.due - look.committed.as_slice().iter().map(due).sum::<u64>()
     }
 
     /// From now on a check wants everything that was spooled until now.
-    pub(super) fn mark(&self) {
+    pub(super) fn mark(&mut self) {
         use std::io::Write as _;
+        self.due = self.last_record();
         let file = fs::File::options().append(true).create(true).open(self.folder.join("spool"));
         file.and_then(|mut file| file.write_all(b"Q\n")).expect("a file of ours");
     }

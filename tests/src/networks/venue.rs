@@ -79,7 +79,9 @@ impl Net {
         router.ip(&format!(
             "link add srv type veth peer name eth0 netns {peer}\nlink set srv up\naddress add 198.51.100.1/24 dev srv\n"
         ))?;
-        server.ip("address add 198.51.100.2/24 dev eth0\nlink set eth0 up\nroute add default via 198.51.100.1\n")?;
+        server.ip(
+            "address add 198.51.100.2/24 dev eth0\nlink set eth0 up\nroute add default via 198.51.100.1\n",
+        )?;
         let hosts = folder.join("hosts");
         fs::write(&hosts, "127.0.0.1 localhost\n")?;
         let mut all = Vec::new();
@@ -87,8 +89,7 @@ impl Net {
             let resolver = folder.join(format!("resolv-{n}.conf"));
             // Debian's own time limits: 5 s, two tries.
             fs::write(&resolver, format!("nameserver 10.0.{n}.1\n"))?;
-            let venue =
-                Namespace::new(&[("/etc/resolv.conf", resolver), ("/etc/hosts", hosts.clone())])?;
+            let venue = Namespace::new(&[("/etc/resolv.conf", resolver), ("/etc/hosts", hosts.clone())])?;
             let peer = venue.path();
             router.ip(&format!(
                 "link add dev{n} type veth peer name eth0 netns {peer}\nlink set dev{n} up\n\
@@ -146,10 +147,6 @@ impl Net {
             let counter = all.filter_map(|item| item.get("counter")).find(|counter| counter["name"] == name);
             counter.and_then(|counter| counter[what].as_u64()).unwrap_or(0)
         };
-        Counted {
-            up: one("up", "bytes"),
-            down: one("down", "bytes"),
-            attempts: one("attempts", "packets"),
-        }
+        Counted { up: one("up", "bytes"), down: one("down", "bytes"), attempts: one("attempts", "packets") }
     }
 }
