@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a task needs and does not have: `setup.sh build|demo|test|api|bench|system|docker`. May be run any number of times; asks for
+# Installs what a task needs and does not have: `setup.sh build|demo|test|api|bench|system|docker|networks`. May be run any number of times; asks for
 # root only if a Debian package is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,7 +27,8 @@ system)
     # The virtual machine is an x86-64 one with this machine's own binaries.
     [ "$(uname -m)" != x86_64 ] || wanted+=(qemu-system-x86_64:qemu-system-x86)
     ;;
-*) say "unknown task '$task': use build, demo, test, api, bench, system or docker"; exit 2 ;;
+networks) wanted+=(unshare:util-linux /sbin/ip:iproute2 /sbin/tc:iproute2 /usr/sbin/nft:nftables) ;;
+*) say "unknown task '$task': use build, demo, test, api, bench, system, docker or networks"; exit 2 ;;
 esac
 
 missing=()

@@ -1,12 +1,15 @@
 //! `make test-networks`: see `docs/networks.md`.
 
+use std::collections::BTreeSet;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
-use end_to_end::networks::{self, Options};
+use end_to_end::networks::{self, Options, Told};
 use nix::unistd::geteuid;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -37,6 +40,9 @@ struct Arguments {
     folder: Option<PathBuf>,
 }
 
+/// In all.
+const LIMIT: Duration = Duration::from_secs(40 * 60);
+
 static STOP: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
@@ -63,7 +69,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     println!("seed {}; everything is in {}", arguments.seed, folder.display());
-    let began = Instant::now();
+    let progress = Progress::new();
     let is_whole = arguments.only.is_empty() && !arguments.quick;
     let options = Options {
         seed: arguments.seed,
@@ -73,7 +79,8 @@ fn main() -> ExitCode {
         folder: &folder,
         stop: &STOP,
     };
-    let outcome = networks::run(&options, &|text| println!("{:4} s  {text}", began.elapsed().as_secs()));
+    let outcome = networks::run(&options, &|told| progress.tell(&told));
+    progress.end();
     println!("{}", outcome.table);
     if !outcome.complaints.is_empty() {
         println!("{} complaints:", outcome.complaints.len());
@@ -94,7 +101,57 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Ctrl-C and SIGTERM end the run in order, so that no process is left behind.
+/// What runs, for people who wait.
+struct Progress {
+    began: Instant,
+    /// What runs now; nothing more is shown once it is none.
+    running: Arc<Mutex<Option<BTreeSet<String>>>>,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let progress = Self { began: Instant::now(), running: Arc::new(Mutex::new(Some(BTreeSet::new()))) };
+        let (began, running) = (progress.began, Arc::clone(&progress.running));
+        if std::io::stdout().is_terminal() {
+            std::thread::spawn(move || {
+                loop {
+                    std::thread::sleep(Duration::from_secs(1));
+                    let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+                    let Some(running) = running.as_ref() else { return };
+                    let names: Vec<&str> = running.iter().map(String::as_str).collect();
+                    print!("\r\x1b[K{:4} s  {}", began.elapsed().as_secs(), names.join(", "));
+                    let _ = std::io::stdout().flush();
+                }
+            });
+        }
+        progress
+    }
+
+    fn tell(&self, told: &Told<'_>) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = running.as_mut() else { return };
+        match told {
+            Told::Begins(name) => {
+                running.insert((*name).to_owned());
+            }
+            Told::Ended(name, after, complaints) => {
+                running.remove(*name);
+                let how =
+                    if complaints.is_empty() { "all is well".to_owned() } else { complaints.join("; ") };
+                let clear = if std::io::stdout().is_terminal() { "\r\x1b[K" } else { "" };
+                let (now, after) = (self.began.elapsed().as_secs(), after.as_secs());
+                println!("{clear}{now:4} s  {name}, {after} s: {how}");
+            }
+        }
+    }
+
+    fn end(&self) {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        println!();
+    }
+}
+
+/// Ctrl-C and SIGTERM end the run in order, so that no process is left behind; so does a run that takes too long.
 fn stop_in_order() {
     std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -105,6 +162,7 @@ fn stop_in_order() {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    () = tokio::time::sleep(LIMIT) => println!("not done after {} min", LIMIT.as_secs() / 60),
                 }
                 STOP.store(true, Ordering::SeqCst);
             }

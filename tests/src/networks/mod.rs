@@ -44,6 +44,15 @@ pub struct Options<'a> {
     pub stop: &'a AtomicBool,
 }
 
+/// What happens in a run.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// A scenario begins.
+    Begins(&'a str),
+    /// It has ended, after so long; what must not be is told.
+    Ended(&'a str, Duration, &'a [String]),
+}
+
 /// A run that has ended.
 #[derive(Debug)]
 pub struct Outcome {
@@ -107,7 +116,7 @@ pub fn list() -> Vec<(&'static str, &'static str)> {
 }
 
 /// Runs scenarios; `tell` is told of each that begins and ends.
-pub fn run(options: &Options<'_>, tell: &(dyn Fn(&str) + Sync)) -> Outcome {
+pub fn run(options: &Options<'_>, tell: &(dyn Fn(Told<'_>) + Sync)) -> Outcome {
     let is_wanted =
         |entry: &Entry| options.only.is_empty() || options.only.iter().any(|name| name == entry.name);
     let wanted: Vec<Entry> = all().into_iter().filter(is_wanted).collect();
@@ -154,9 +163,9 @@ pub fn run(options: &Options<'_>, tell: &(dyn Fn(&str) + Sync)) -> Outcome {
 }
 
 /// One scenario on a thread of its own: the thread moves into the scenario's network.
-fn one(entry: &Entry, options: &course::Options<'_>, tell: &(dyn Fn(&str) + Sync)) -> Part {
+fn one(entry: &Entry, options: &course::Options<'_>, tell: &(dyn Fn(Told<'_>) + Sync)) -> Part {
     let began = Instant::now();
-    tell(&format!("{}: begins", entry.name));
+    tell(Told::Begins(entry.name));
     let ended = thread::scope(|scope| {
         // What fails in the middle leaves as much to look at as a complaint.
         let run = || catch_unwind(AssertUnwindSafe(|| (entry.run)(options)));
@@ -168,13 +177,7 @@ fn one(entry: &Entry, options: &course::Options<'_>, tell: &(dyn Fn(&str) + Sync
         let complaint = format!("could not be run to its end: {}", text.unwrap_or_default());
         Part { complaints: vec![complaint], ..Part::default() }
     });
-    let seconds = began.elapsed().as_secs();
-    match part.complaints.as_slice() {
-        [] => tell(&format!("{}: all is well after {seconds} s", entry.name)),
-        complaints => {
-            tell(&format!("{}: complaints after {seconds} s: {}", entry.name, complaints.join("; ")))
-        }
-    }
+    tell(Told::Ended(entry.name, began.elapsed(), &part.complaints));
     part
 }
 

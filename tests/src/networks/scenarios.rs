@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fleetd::authority::Authority;
 
 use super::backlog::{self, Times};
-use super::boxes::{LateLine, Portal};
+use super::boxes::{self, LateLine, Portal};
 use super::course::NOTICED;
 use super::dns::Mode;
 use super::site::Site;
@@ -34,10 +34,11 @@ pub(super) struct Scenario {
     /// What is to be seen.
     pub(super) expect: Expect,
     /// What must not be, besides.
-    pub(super) check: Box<dyn Fn(&Site) -> Vec<String> + Send + Sync>,
+    pub(super) check: Check,
 }
 
 type Step = Box<dyn Fn(&mut Site) + Send + Sync>;
+type Check = Box<dyn Fn(&Site) -> Vec<String> + Send + Sync>;
 
 /// What is to be seen while the fault lasts.
 #[derive(Debug, Default)]
@@ -107,6 +108,13 @@ pub(super) fn all() -> Vec<Scenario> {
             Expect { noticed_within: Some(NOTICED), ..Expect::default() },
         ),
         by_rules(
+            "one-way",
+            "packets from the server vanish, those to it arrive",
+            minutes(4, 100),
+            &[("wall", "iifname \"srv\" drop")],
+            Expect { noticed_within: Some(NOTICED), ..Expect::default() },
+        ),
+        by_rules(
             "resets",
             "every connection is reset, old and new",
             minutes(3, 45),
@@ -132,6 +140,7 @@ pub(super) fn all() -> Vec<Scenario> {
             ],
             Expect { noticed_within: Some(NOTICED), rung: Some("wss"), ..Expect::default() },
         ),
+        plain_https_alone(),
         captive_portal(),
         address_change(),
         expired_certificate(),
@@ -211,6 +220,28 @@ fn reset_connections(site: &Site) {
     site.net.rules(&[("gate", "meta l4proto tcp reject with tcp reset")]);
     std::thread::sleep(Duration::from_secs(3));
     site.net.rules(&[]);
+}
+
+fn plain_https_alone() -> Scenario {
+    let (lasts, quick) = minutes(4, 120);
+    Scenario {
+        name: "plain-https",
+        what: "a box opens HTTPS and passes plain requests alone, no WebSocket; all else is reset",
+        lasts,
+        quick,
+        prepare: nothing(),
+        on: Box::new(|site| {
+            boxes::plain_https(&site.net.router, &site.tls()).expect("a free port in the router");
+            site.net.dns.set(Mode::ServerIs(ROUTER));
+            site.net.rules(&[("gate", "meta l4proto tcp reject with tcp reset")]);
+        }),
+        off: Box::new(|site| {
+            site.net.rules(&[]);
+            site.net.dns.set(Mode::ServerIs(SERVER));
+        }),
+        expect: Expect { noticed_within: Some(Duration::from_secs(10)), ..Expect::default() },
+        check: Box::new(|_| vec![]),
+    }
 }
 
 fn captive_portal() -> Scenario {

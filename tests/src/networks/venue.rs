@@ -9,7 +9,7 @@
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::dns::Dns;
 use super::namespace::Namespace;
@@ -67,6 +67,8 @@ pub(super) struct Net {
     pub(super) router: Namespace,
     pub(super) venues: Vec<Namespace>,
     pub(super) dns: Dns,
+    /// The file that tells venue 0 its name server.
+    resolver: PathBuf,
 }
 
 impl Net {
@@ -87,7 +89,6 @@ impl Net {
         let mut all = Vec::new();
         for n in 0..venues {
             let resolver = folder.join(format!("resolv-{n}.conf"));
-            // Debian's own time limits: 5 s, two tries.
             fs::write(&resolver, format!("nameserver 10.0.{n}.1\n"))?;
             let venue = Namespace::new(&[("/etc/resolv.conf", resolver), ("/etc/hosts", hosts.clone())])?;
             let peer = venue.path();
@@ -102,7 +103,7 @@ impl Net {
         }
         router.run("nft", &["-f", "-"], RULES)?;
         let dns = Dns::start(&router)?;
-        Ok(Self { server, router, venues: all, dns })
+        Ok(Self { server, router, venues: all, dns, resolver: folder.join("resolv-0.conf") })
     }
 
     /// From now on these rules hold, each with its chain, and no others.
@@ -127,12 +128,12 @@ impl Net {
         }
     }
 
-    /// The device of venue 0 gets an address in another network; the old one is gone at once, and nobody is told.
+    /// The device of venue 0 gets an address in another network, and another name server with it; the old one is gone at once,
+    /// and nobody is told.
     pub(super) fn move_device(&self) {
         let failed = "an address can be changed";
-        self.router
-            .ip("address flush dev dev0\naddress add 10.0.200.1/24 dev dev0\naddress add 10.0.0.1/32 dev lo\n")
-            .expect(failed);
+        self.router.ip("address flush dev dev0\naddress add 10.0.200.1/24 dev dev0\n").expect(failed);
+        fs::write(&self.resolver, "nameserver 10.0.200.1\n").expect(failed);
         self.venues[0]
             .ip("address flush dev eth0\naddress add 10.0.200.2/24 dev eth0\nroute replace default via 10.0.200.1\n")
             .expect(failed);
