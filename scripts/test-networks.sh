@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 
 if [ "${1:-}" != --built ]; then
     cargo build --locked -p agent -p fleetd -p end-to-end --bins
+    # A thousand of them.
+    cargo build --locked --release -p agent -p fleetd --bins
     target=${CARGO_TARGET_DIR:-target}
     mkdir -p "$target"
     page=$(mktemp "$target/networks.XXXXXX")

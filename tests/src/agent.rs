@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 /// An agent that can be stopped, killed and started again on the same state.
 pub struct Agent {
+    program: PathBuf,
     device: String,
     settings: BTreeMap<String, String>,
     process: Option<Process>,
@@ -56,7 +57,8 @@ impl Agent {
         std::fs::create_dir(folder.path().join("state")).expect("a folder in our own");
         std::fs::create_dir(folder.path().join("run")).expect("a folder in our own");
         let settings = BTreeMap::new();
-        let agent = Self { folder, log, device: device.to_owned(), settings, process: None };
+        let program = program("r58-fleet-agent");
+        let agent = Self { program, folder, log, device: device.to_owned(), settings, process: None };
         agent.write_config("# an agent under test\n");
         agent
     }
@@ -66,6 +68,13 @@ impl Agent {
         let twin = Self::unenrolled(&self.device);
         twin.write_config(&std::fs::read_to_string(self.config_file()).expect("the config file"));
         twin
+    }
+
+    /// The program that is built for release: fast, and without what tests put into it.
+    #[must_use]
+    pub fn for_release(mut self) -> Self {
+        self.program = process::release_program("r58-fleet-agent");
+        self
     }
 
     /// Sets an environment variable for the next start.
@@ -92,7 +101,7 @@ impl Agent {
 
     /// The agent's program with this agent's files.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program("r58-fleet-agent"));
+        let mut command = Command::new(&self.program);
         command
             .args(arguments)
             .arg("--config")

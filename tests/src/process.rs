@@ -25,6 +25,18 @@ pub fn program(name: &str) -> PathBuf {
     })
 }
 
+/// The same program, built for release.
+///
+/// # Panics
+/// It has not been built.
+pub(crate) fn release_program(name: &str) -> PathBuf {
+    let debug = program(name);
+    let target = debug.ancestors().nth(2).expect("programs are in a folder of the target folder");
+    let release = target.join("release").join(name);
+    assert!(release.exists(), "{} is missing: run `cargo build --release` first", release.display());
+    release
+}
+
 /// A port that nobody listens on. It stays the same over restarts, which port 0 would not.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");

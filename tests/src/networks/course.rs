@@ -1,7 +1,9 @@
 //! The course of one scenario: all is well, the network fights, all is well again; then everything is compared.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -191,7 +193,7 @@ impl<'a> Course<'a> {
     }
 
     /// Ends everything and compares it.
-    pub(super) fn finish(mut self, row: &mut Row) -> Vec<String> {
+    fn finish(&mut self, row: &mut Row) {
         self.commands_end("after the fault");
         self.site.mark();
         if !self.watch(REST, |course, look| course.site.waiting(look) == 0) {
@@ -204,15 +206,36 @@ impl<'a> Course<'a> {
         for complaint in checked.report.complaints {
             self.complain(complaint);
         }
-        self.complaints
     }
 }
 
-/// Runs one scenario from its beginning to its end.
-pub(super) fn run(scenario: &Scenario, options: &Options<'_>) -> (Row, Vec<String>) {
-    let lasts = if options.quick { scenario.quick } else { scenario.lasts };
-    let mut row = Row::new(scenario.name, scenario.what, lasts);
-    let mut course = Course::new(scenario.name, options);
+/// What a panic said.
+pub(super) fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    format!("it could not be run to its end: {}", text.unwrap_or_default())
+}
+
+/// Runs one scenario: `middle` after a beginning that is the same for all, and then the comparison.
+pub(super) fn run(
+    mut row: Row,
+    options: &Options<'_>,
+    middle: impl FnOnce(&mut Course<'_>, &mut Row),
+) -> (Row, Vec<String>) {
+    let mut course = Course::new(row.name, options);
+    // What fails in the middle is a complaint, and leaves as much to look at.
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        middle(&mut course, &mut row);
+        course.finish(&mut row);
+    }));
+    if let Err(panic) = done {
+        course.complain(said(&*panic));
+    }
+    (row, course.complaints)
+}
+
+/// The course of a fault that begins and ends while the server is there.
+pub(super) fn fault(scenario: &Scenario, lasts: Duration, course: &mut Course<'_>, row: &mut Row) {
     (scenario.prepare)(&mut course.site);
     course.site.start();
     course.commands_end("before the fault");
@@ -226,18 +249,15 @@ pub(super) fn run(scenario: &Scenario, options: &Options<'_>) -> (Row, Vec<Strin
     let said = course.site.status_text();
     (scenario.off)(&mut course.site);
     course.note("fault off");
-    let counted = course.site.net.counted().since(counted);
+    row.counted = Some(course.site.net.counted().since(counted));
     row.attempts = Some(course.site.failures() - failures);
-    row.counted = Some(counted);
     row.cost = Some((course.site.agent.cpu_time().saturating_sub(cpu), course.site.agent.own_memory_kib()));
     (row.online, row.drained) = course.recover();
     row.saw(&seen);
-    expect(&scenario.expect, &mut course, &seen, &said, lasts, &row);
+    expect(&scenario.expect, course, &seen, &said, lasts, row);
     for complaint in (scenario.check)(&course.site) {
         course.complain(complaint);
     }
-    let complaints = course.finish(&mut row);
-    (row, complaints)
 }
 
 /// Holds what was seen to what is expected of it.

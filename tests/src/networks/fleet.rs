@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,8 +12,8 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::course::Options;
-use super::site::start_server;
+use super::course::{Options, said};
+use super::site::encrypted;
 use super::venue::{NAME as SERVER_NAME, Net};
 use crate::{Agent, Server};
 
@@ -54,35 +55,22 @@ struct Return {
 }
 
 struct Fleet {
-    net: Net,
-    server: Server,
+    // The network goes last.
     agents: Vec<Agent>,
+    server: Server,
+    net: Net,
 }
 
 /// Runs it. The calling thread moves into the server's network.
 pub(super) fn run(options: &Options<'_>) -> (String, Vec<String>) {
-    let folder = options.folder.join(NAME);
     let boxes = if options.quick { BOXES / 4 } else { BOXES };
-    let mut fleet = Fleet::new(&folder, boxes);
-    let mut complaints = Vec::new();
+    let mut fleet = Fleet::new(&options.folder.join(NAME), boxes);
     let mut returns = Vec::new();
+    let mut complaints = Vec::new();
+    // What fails in the middle must not have a thousand logs printed.
+    let done = catch_unwind(AssertUnwindSafe(|| fleet.course(options, &mut returns)));
+    complaints.extend(done.unwrap_or_else(|panic| Err(said(&*panic))).err());
     let all = fleet.agents.len();
-    let began = Instant::now();
-    fleet.start();
-    if !fleet.wait_for_births(0, LIMIT, options).0 {
-        return (
-            String::new(),
-            vec![format!("not all of {all} agents are online {} s after their start", LIMIT.as_secs())],
-        );
-    }
-    let started = began.elapsed();
-    for (what, away) in [("restarted", Duration::ZERO), ("away", AWAY)] {
-        fleet.rest(SETTLE, options);
-        match fleet.lose_server(what, away, options) {
-            Ok(back) => returns.push(back),
-            Err(complaint) => complaints.push(complaint),
-        }
-    }
     let most = (all * MOST_PER_MILLE / 1000).max(10);
     for back in returns.iter().filter(|back| back.busiest > most) {
         complaints.push(format!("{}: {} of {all} came back within one second", back.what, back.busiest));
@@ -93,7 +81,7 @@ pub(super) fn run(options: &Options<'_>) -> (String, Vec<String>) {
                 .push(format!("{}: {times} attempts failed although the server was back: {why}", back.what));
         }
     }
-    (text(all, started, &returns), complaints)
+    (text(all, &returns), complaints)
 }
 
 impl Fleet {
@@ -101,7 +89,8 @@ impl Fleet {
         fs::create_dir_all(folder).expect("a folder of the run's");
         let net = Net::new(&folder.join("network"), VENUES).expect("network namespaces, nft and ip");
         net.server.stay().expect("our own namespace");
-        let server = start_server(folder, &[]);
+        let server = Server::start_for_release(&folder.join("server"), &folder.join("server.log"), &[]);
+        let server = encrypted(server);
         let api = server.api();
         let mut agents = Vec::new();
         let authority = server.data_dir().join("tls/ca.pem");
@@ -114,8 +103,9 @@ impl Fleet {
                 api.post("/devices/register", &json!({"device_id": name, "token_sha256": hash}));
             assert_eq!(status, 201, "register: {said}");
             let home = folder.join("devices").join(&name);
-            let agent =
-                Agent::unenrolled_in(&name, &home, &home.join("log")).with("HEARTBEAT_INTERVAL", "60");
+            let agent = Agent::unenrolled_in(&name, &home, &home.join("log"))
+                .for_release()
+                .with("HEARTBEAT_INTERVAL", "60");
             agent.write_config(&format!(
                 "FLEET_URL=https://{SERVER_NAME}\nDEVICE_ID={name}\nDEVICE_TOKEN={token}\nCA_FILE={}\n",
                 authority.display()
@@ -125,20 +115,19 @@ impl Fleet {
         Self { net, server, agents }
     }
 
-    fn start(&mut self) {
-        let Self { net, agents, .. } = self;
-        for (n, agent) in agents.iter_mut().enumerate() {
-            net.venues[n % usize::from(VENUES)].enter(|| agent.start());
-            std::thread::sleep(PACE);
+    fn course(&mut self, options: &Options<'_>, returns: &mut Vec<Return>) -> Result<(), String> {
+        for (n, agent) in self.agents.iter_mut().enumerate() {
+            self.net.venues[n % usize::from(VENUES)].enter(|| agent.start());
+            rest(PACE, options)?;
         }
-    }
-
-    fn rest(&self, time: Duration, options: &Options<'_>) {
-        let began = Instant::now();
-        while began.elapsed() < time {
-            assert!(!options.stop.load(Ordering::SeqCst), "stopped by a signal");
-            std::thread::sleep(Duration::from_millis(200));
+        if self.wait_for_births(0, LIMIT, options)?.is_none() {
+            return Err(format!("not all are online {} s after the last has started", LIMIT.as_secs()));
         }
+        for (what, away) in [("restarted", Duration::ZERO), ("away", AWAY)] {
+            rest(SETTLE, options)?;
+            returns.push(self.lose_server(what, away, options)?);
+        }
+        Ok(())
     }
 
     /// When each device was last born, in milliseconds since 1970.
@@ -154,21 +143,26 @@ impl Fleet {
         read().unwrap_or_default()
     }
 
-    /// Waits until every device was born after that moment; whether it was, and the SYN packets of each second.
-    fn wait_for_births(&self, after_ms: i64, limit: Duration, options: &Options<'_>) -> (bool, Vec<u64>) {
+    /// Waits until every device was born after that moment; then the SYN packets of each second, none if it took too long.
+    fn wait_for_births(
+        &self,
+        after_ms: i64,
+        limit: Duration,
+        options: &Options<'_>,
+    ) -> Result<Option<Vec<u64>>, String> {
         let began = Instant::now();
         let mut seconds = Vec::new();
         let mut before = self.net.counted();
         while began.elapsed() < limit {
-            self.rest(Duration::from_secs(1), options);
+            rest(Duration::from_secs(1), options)?;
             let now = self.net.counted();
             seconds.push(now.since(before).attempts);
             before = now;
             if self.births().iter().filter(|at| **at >= after_ms).count() == self.agents.len() {
-                return (true, seconds);
+                return Ok(Some(seconds));
             }
         }
-        (false, seconds)
+        Ok(None)
     }
 
     fn lose_server(
@@ -182,19 +176,19 @@ impl Fleet {
             Duration::ZERO => drop(self.server.stop()),
             _ => self.server.kill(),
         }
-        self.rest(away, options);
+        rest(away, options)?;
         self.server.start_again();
         let back_ms = now_ms();
         let while_away = self.net.counted().since(before).attempts;
         let log_from: Vec<usize> = self.agents.iter().map(|agent| agent.log().len()).collect();
-        let (all_came, seconds) = self.wait_for_births(back_ms, LIMIT, options);
+        let seconds = self.wait_for_births(back_ms, LIMIT, options)?;
         let mut times: Vec<u64> =
             self.births().iter().filter_map(|at| u64::try_from(at - back_ms).ok()).collect();
         times.sort_unstable();
-        if !all_came {
+        let Some(seconds) = seconds else {
             let (there, all) = (times.len(), self.agents.len());
             return Err(format!("{what}: {there} of {all} are back after {} s", LIMIT.as_secs()));
-        }
+        };
         let mut by_second: BTreeMap<u64, usize> = BTreeMap::new();
         times.iter().for_each(|ms| *by_second.entry(ms / 1000).or_default() += 1);
         let at = |per_mille: usize| {
@@ -225,19 +219,29 @@ impl Fleet {
     }
 }
 
+/// Waits, unless the whole run is to end.
+fn rest(time: Duration, options: &Options<'_>) -> Result<(), String> {
+    let began = Instant::now();
+    while began.elapsed() < time {
+        if options.stop.load(Ordering::SeqCst) {
+            return Err("stopped by a signal".to_owned());
+        }
+        std::thread::sleep(time.min(Duration::from_millis(200)));
+    }
+    Ok(())
+}
+
 /// A line of the log without what differs from device to device.
 fn reason(line: &str) -> String {
     let text = line.split_once("agent::").map_or(line, |(_, rest)| rest);
     text.rsplit_once(" retry_in_seconds").map_or(text, |(text, _)| text).to_owned()
 }
 
-fn text(all: usize, started: Duration, returns: &[Return]) -> String {
+fn text(all: usize, returns: &[Return]) -> String {
     let mut text = format!(
-        "{all} agents, as processes of their own, {BOXES} at a venue behind one address at most; they started one after another within \
-         {} s, and were all online.\n\n\
-         | the server is | all back after | half | 99 of 100 | most in one second | SYN packets in the busiest second | in all | server's \
-         processor time |\n|---|--:|--:|--:|--:|--:|--:|--:|\n",
-        started.as_secs()
+        "{all} agents and a server, built for release: processes of their own, at {VENUES} venues behind one address each.\n\n\
+         | the server is | all back after | half | 99 of 100 | most in one second | SYN packets in the busiest second | in all \
+         | server's processor time |\n|---|--:|--:|--:|--:|--:|--:|--:|\n"
     );
     let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
     for back in returns {

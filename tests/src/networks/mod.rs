@@ -88,14 +88,18 @@ fn all() -> Vec<Entry> {
             name: scenario.name,
             what: scenario.what,
             takes: scenario.lasts,
-            run: Box::new(move |options| row(course::run(&scenario, options))),
+            run: Box::new(move |options| {
+                let lasts = if options.quick { scenario.quick } else { scenario.lasts };
+                let begun = Row::new(scenario.name, scenario.what, lasts);
+                row(course::run(begun, options, |course, row| course::fault(&scenario, lasts, course, row)))
+            }),
         })
         .collect();
     all.push(Entry {
         name: week::NAME,
         what: week::WHAT,
         takes: Duration::from_secs(300),
-        run: Box::new(move |options| row(week::run(options))),
+        run: Box::new(move |options| row(course::run(week::row(), options, week::middle))),
     });
     all.push(Entry {
         name: fleet::NAME,
@@ -172,9 +176,7 @@ fn one(entry: &Entry, options: &course::Options<'_>, tell: &(dyn Fn(Told<'_>) + 
         scope.spawn(run).join().unwrap_or_else(Err)
     });
     let part = ended.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        let complaint = format!("could not be run to its end: {}", text.unwrap_or_default());
+        let complaint = course::said(&*panic);
         Part { complaints: vec![complaint], ..Part::default() }
     });
     tell(Told::Ended(entry.name, began.elapsed(), &part.complaints));

@@ -26,9 +26,10 @@ const START: Duration = Duration::from_secs(60);
 
 /// Everything of one scenario.
 pub(super) struct Site {
-    pub(super) net: Net,
-    pub(super) server: Server,
+    // The network goes last.
     pub(super) agent: Agent,
+    pub(super) server: Server,
+    pub(super) net: Net,
     pub(super) folder: PathBuf,
     machine: Machine,
     ledger: Ledger,
@@ -63,7 +64,8 @@ impl Site {
     pub(super) fn new(folder: &Path) -> Self {
         let net = Net::new(&folder.join("network"), 1).expect("network namespaces, nft and ip");
         net.server.stay().expect("our own namespace");
-        let server = start_server(folder, &[]);
+        let server = Server::start_in(&folder.join("server"), &folder.join("server.log"), &[]);
+        let server = encrypted(server);
         let machine = net.venues[0].enter(|| Machine::new_in(&folder.join("machine")));
         let file = |name: &str| folder.join(name);
         fs::write(file("wall-clock"), "+0").expect("a file of ours");
@@ -258,9 +260,8 @@ pub(super) struct Checked {
     pub(super) stored: u64,
 }
 
-/// A server that offers HTTPS, MQTT over TLS and MQTT over WebSocket on its usual ports.
-pub(super) fn start_server(folder: &Path, more: &[(&str, &str)]) -> Server {
-    let mut server = Server::start_in(&folder.join("server"), &folder.join("server.log"), more);
+/// Has a server offer HTTPS, MQTT over TLS and MQTT over WebSocket on their usual ports, with an authority of its own.
+pub(super) fn encrypted(mut server: Server) -> Server {
     assert!(server.stop().success(), "the server ends in order");
     server.run_ok(&["tls", "init", "--name", NAME], "");
     let url = format!("https://{NAME}");

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::backlog::{self, Times};
-use super::course::{self, Course, Options};
+use super::course::{self, Course};
 use super::report::Row;
 
 /// Its name for `--only`.
@@ -18,10 +18,8 @@ const ALONE: Duration = Duration::from_secs(90);
 /// More than the folder may ever hold (16 MiB, and the log of the last changes beside them).
 const STATE_BYTES: u64 = 17 * 1024 * 1024;
 
-/// Runs it.
-pub(super) fn run(options: &Options<'_>) -> (Row, Vec<String>) {
-    let mut row = Row::new(NAME, WHAT, WEEK);
-    let mut course = Course::new(NAME, options);
+/// What happens between the beginning and the comparison.
+pub(super) fn middle(course: &mut Course<'_>, row: &mut Row) {
     let week_ms = i64::try_from(WEEK.as_millis()).unwrap_or(i64::MAX);
     course.site.set_clocks(-week_ms, 0);
     course.site.start();
@@ -60,7 +58,10 @@ pub(super) fn run(options: &Options<'_>) -> (Row, Vec<String>) {
     (row.online, row.drained) = course.recover();
     row.cost = Some((course.site.agent.cpu_time().saturating_sub(cpu), course.site.agent.own_memory_kib()));
     row.saw(&seen);
-    course::hold_to_pace(&mut course, &row, ALONE);
-    let complaints = course.finish(&mut row);
-    (row, complaints)
+    course::hold_to_pace(course, row, ALONE);
+}
+
+/// Its line in the table.
+pub(super) fn row() -> Row {
+    Row::new(NAME, WHAT, WEEK)
 }
