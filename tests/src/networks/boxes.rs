@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -58,12 +58,13 @@ where
 #[derive(Debug, Clone)]
 pub(super) struct LateLine {
     delay: Arc<Mutex<Duration>>,
+    cut: Arc<Notify>,
 }
 
 impl LateLine {
     /// One for these ports; nothing is late yet.
     pub(super) fn start(router: &Namespace, ports: &[u16]) -> io::Result<Self> {
-        let line = Self { delay: Arc::default() };
+        let line = Self { delay: Arc::default(), cut: Arc::default() };
         for &port in ports {
             let of_port = line.clone();
             listen(router, port, move |client| of_port.clone().carry(client, port))?;
@@ -74,6 +75,11 @@ impl LateLine {
     /// How late everything is from now on.
     pub(super) fn set(&self, delay: Duration) {
         *self.delay.lock().unwrap_or_else(PoisonError::into_inner) = delay;
+    }
+
+    /// Ends the connections that there are.
+    pub(super) fn cut(&self) {
+        self.cut.notify_waiters();
     }
 
     fn delay(&self) -> Duration {
@@ -87,7 +93,13 @@ impl LateLine {
         server.set_nodelay(true)?;
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        tokio::try_join!(self.late(from_client, to_server), self.late(from_server, to_client)).map(drop)
+        let carried = async {
+            tokio::try_join!(self.late(from_client, to_server), self.late(from_server, to_client)).map(drop)
+        };
+        tokio::select! {
+            ended = carried => ended,
+            () = self.cut.notified() => Ok(()),
+        }
     }
 
     async fn late(

@@ -47,6 +47,8 @@ pub(super) struct Course<'a> {
 pub(super) struct Seen {
     /// When the agent first said that it is not connected, after the fault began.
     pub(super) noticed: Option<Duration>,
+    /// When it was connected again, while the fault lasted.
+    pub(super) back: Option<Duration>,
     /// When the server first counted the device as offline.
     pub(super) offline: Option<Duration>,
     /// The links over which the agent was connected.
@@ -68,6 +70,9 @@ impl Seen {
             self.last_rung = link.map(str::to_owned);
             if self.noticed.is_some() || since > Duration::from_secs(1) {
                 self.rungs.extend(self.last_rung.clone());
+            }
+            if self.noticed.is_some() {
+                self.back.get_or_insert(since);
             }
         } else {
             self.last_rung = None;
@@ -253,15 +258,16 @@ pub(super) fn fault(scenario: &Scenario, lasts: Duration, course: &mut Course<'_
     row.attempts = Some(course.site.failures() - failures);
     row.cost = Some((course.site.agent.cpu_time().saturating_sub(cpu), course.site.agent.own_memory_kib()));
     (row.online, row.drained) = course.recover();
-    row.saw(&seen);
-    expect(&scenario.expect, course, &seen, &said, lasts, row);
+    row.seen = seen;
+    expect(&scenario.expect, course, &said, lasts, row);
     for complaint in (scenario.check)(&course.site) {
         course.complain(complaint);
     }
 }
 
 /// Holds what was seen to what is expected of it.
-fn expect(expect: &Expect, course: &mut Course<'_>, seen: &Seen, said: &str, lasts: Duration, row: &Row) {
+fn expect(expect: &Expect, course: &mut Course<'_>, said: &str, lasts: Duration, row: &Row) {
+    let seen = &row.seen;
     let mut complaints = Vec::new();
     if let Some(limit) = expect.noticed_within {
         match seen.noticed {
@@ -270,9 +276,6 @@ fn expect(expect: &Expect, course: &mut Course<'_>, seen: &Seen, said: &str, las
             None if lasts > limit => complaints.push("not noticed at all".to_owned()),
             None => {}
         }
-    }
-    if expect.stays && seen.noticed.is_some() {
-        complaints.push(format!("the connection was lost: {:?}", seen.errors));
     }
     if let Some(rung) = expect.rung
         && seen.last_rung.as_deref() != Some(rung)

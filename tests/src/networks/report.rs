@@ -12,10 +12,8 @@ pub(super) struct Row {
     pub(super) name: &'static str,
     what: &'static str,
     lasts: Duration,
-    rung: String,
-    noticed: Option<Duration>,
-    offline: Option<Duration>,
-    obeyed: Option<Duration>,
+    /// While the fault lasted.
+    pub(super) seen: Seen,
     /// From the end of the fault to the first new heartbeat in the database.
     pub(super) online: Option<Duration>,
     /// From the end of the fault until everything from before had arrived.
@@ -39,9 +37,9 @@ pub(super) struct Commands {
 
 /// The table's head.
 const HEAD: &str = "\
-| scenario | what happens | for | link during it | noticed by the device | by the server | commands of meanwhile ended after | online again after | backlog drained after \
+| scenario | what happens | for | noticed by device, server | link during it, after | commands of meanwhile ended after | online again | backlog drained \
 | records made, stored, thinned | commands | failed attempts | SYN packets, bytes up, down | processor, memory |
-|---|---|--:|---|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|
+|---|---|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|
 ";
 
 impl Row {
@@ -50,10 +48,7 @@ impl Row {
             name,
             what,
             lasts,
-            rung: "none".to_owned(),
-            noticed: None,
-            offline: None,
-            obeyed: None,
+            seen: Seen::default(),
             online: None,
             drained: None,
             records: None,
@@ -64,16 +59,15 @@ impl Row {
         }
     }
 
-    /// Takes over what was seen during the fault.
-    pub(super) fn saw(&mut self, seen: &Seen) {
-        (self.noticed, self.offline, self.obeyed) = (seen.noticed, seen.offline, seen.commands);
-        if !seen.rungs.is_empty() {
-            let before = if seen.noticed.is_some() { ", at times" } else { "" };
-            let all: Vec<&str> = seen.rungs.iter().map(String::as_str).collect();
-            self.rung = match &seen.last_rung {
-                Some(last) => last.clone(),
-                None => format!("{}{before}", all.join(", ")),
-            };
+    /// Over which link the device was connected, and how long it took to find it.
+    fn link(&self) -> String {
+        let all: Vec<&str> = self.seen.rungs.iter().map(String::as_str).collect();
+        match (all.as_slice(), self.seen.back) {
+            ([], _) => "none".to_owned(),
+            (links, Some(back)) => format!("{}, {}", links.join(" and "), seconds(Some(back))),
+            // Until it was noticed, that is.
+            (_, None) if self.seen.noticed.is_some() => "none".to_owned(),
+            (links, None) => links.join(" and "),
         }
     }
 
@@ -93,14 +87,14 @@ impl Row {
         });
         let attempts = self.attempts.map_or_else(dash, |attempts| attempts.to_string());
         format!(
-            "| `{}` | {} | {} | {} | {} | {} | {} | {} | {} | {records} | {commands} | {attempts} | {counted} | {cost} |\n",
+            "| `{}` | {} | {} | {}, {} | {} | {} | {} | {} | {records} | {commands} | {attempts} | {counted} | {cost} |\n",
             self.name,
             self.what,
             length(self.lasts),
-            self.rung,
-            seconds(self.noticed),
-            seconds(self.offline),
-            seconds(self.obeyed),
+            seconds(self.seen.noticed),
+            seconds(self.seen.offline),
+            self.link(),
+            seconds(self.seen.commands),
             seconds(self.online),
             seconds(self.drained),
         )

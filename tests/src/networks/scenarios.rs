@@ -45,8 +45,6 @@ type Check = Box<dyn Fn(&Site) -> Vec<String> + Send + Sync>;
 pub(super) struct Expect {
     /// The agent says that it is not connected.
     pub(super) noticed_within: Option<Duration>,
-    /// It is connected all the time.
-    pub(super) stays: bool,
     /// The link over which it is connected in the end.
     pub(super) rung: Option<&'static str>,
     /// Words in `status` at some time.
@@ -91,13 +89,7 @@ pub(super) fn all() -> Vec<Scenario> {
     const EVERYTHING: &[(&str, &str)] = &[("wall", "drop")];
     const RESETS: &[(&str, &str)] = &[("gate", "meta l4proto tcp reject with tcp reset")];
     vec![
-        by_rules(
-            "loss",
-            "30 % of all packets are lost, in each direction",
-            minutes(3, 60),
-            &[("wall", "numgen random mod 100 < 30 drop")],
-            Expect::default(),
-        ),
+        loss(),
         late_line(),
         thin_line(),
         by_rules(
@@ -147,6 +139,24 @@ pub(super) fn all() -> Vec<Scenario> {
     ]
 }
 
+fn loss() -> Scenario {
+    let (lasts, quick) = minutes(3, 60);
+    Scenario {
+        name: "loss",
+        what: "30 % of all packets are lost, in each direction, and the connection is reset",
+        lasts,
+        quick,
+        prepare: nothing(),
+        on: Box::new(|site| {
+            reset_connections(site);
+            site.net.rules(&[("wall", "numgen random mod 100 < 30 drop")]);
+        }),
+        off: rules(&[]),
+        expect: Expect::default(),
+        check: Box::new(|_| vec![]),
+    }
+}
+
 fn late_line() -> Scenario {
     let line = std::sync::Arc::new(std::sync::OnceLock::<LateLine>::new());
     let (made, slow, fast) = (line.clone(), line.clone(), line);
@@ -154,7 +164,7 @@ fn late_line() -> Scenario {
     let (lasts, quick) = minutes(3, 60);
     Scenario {
         name: "delay",
-        what: "every byte is 2 s late, in each direction",
+        what: "every byte is 2 s late, in each direction, and the connection is cut",
         lasts,
         quick,
         prepare: Box::new(move |site| {
@@ -162,9 +172,12 @@ fn late_line() -> Scenario {
             made.get_or_init(|| started);
             site.net.dns.set(Mode::ServerIs(ROUTER));
         }),
-        on: Box::new(move |_| set(&slow, Duration::from_secs(2))),
+        on: Box::new(move |_| {
+            set(&slow, Duration::from_secs(2));
+            slow.get().expect("prepared").cut();
+        }),
         off: Box::new(move |_| set(&fast, Duration::ZERO)),
-        expect: Expect { stays: true, ..Expect::default() },
+        expect: Expect { rung: Some("mqtts"), ..Expect::default() },
         check: Box::new(|_| vec![]),
     }
 }

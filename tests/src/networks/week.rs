@@ -57,7 +57,7 @@ pub(super) fn middle(course: &mut Course<'_>, row: &mut Row) {
     let cpu = course.site.agent.cpu_time();
     (row.online, row.drained) = course.recover();
     row.cost = Some((course.site.agent.cpu_time().saturating_sub(cpu), course.site.agent.own_memory_kib()));
-    row.saw(&seen);
+    row.seen = seen;
     course::hold_to_pace(course, row, ALONE);
 }
 
