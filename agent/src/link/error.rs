@@ -48,7 +48,7 @@ pub enum LinkError {
     #[error("the name {} is not known here: check the address and the DNS of this network", url.host())]
     UnknownHost {
         /// The broker.
-        url: MqttUrl,
+        url: Address,
     },
     /// The network says no.
     #[error("cannot reach {url}: {source}; check the address, the network and the venue's firewall")]

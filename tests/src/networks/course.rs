@@ -277,10 +277,10 @@ fn expect(expect: &Expect, course: &mut Course<'_>, said: &str, lasts: Duration,
             None => {}
         }
     }
-    if let Some(rung) = expect.rung
-        && seen.last_rung.as_deref() != Some(rung)
-    {
-        complaints.push(format!("connected over {:?} at the end of the fault, not {rung}", seen.last_rung));
+    let is_wanted = |rung: &str| expect.rungs.contains(&rung);
+    if !expect.rungs.is_empty() && !seen.last_rung.as_deref().is_some_and(is_wanted) {
+        let (was, wanted) = (&seen.last_rung, expect.rungs);
+        complaints.push(format!("connected over {was:?} at the end of the fault, not {wanted:?}"));
     }
     for words in expect.says {
         if !said.contains(words) && !seen.errors.iter().any(|error| error.contains(words)) {

@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::UdpSocket;
 
 use super::namespace::Namespace;
-use super::venue::{NAME, SERVER};
+use super::venue::{NAME, NOWHERE, SERVER};
 
 /// What it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     /// The server is here; all other names do not exist.
     ServerIs(Ipv4Addr),
+    /// The server is here, and also at an IPv6 address that leads nowhere.
+    BrokenIpv6(Ipv4Addr),
     /// Every name is here.
     AllAre(Ipv4Addr),
     /// Nothing.
@@ -63,6 +65,7 @@ impl Dns {
 fn answer(query: &[u8], mode: Mode) -> Option<Vec<u8>> {
     const HEADER: usize = 12;
     const A: u16 = 1;
+    const AAAA: u16 = 28;
     let mut at = HEADER;
     let mut name = String::new();
     loop {
@@ -82,17 +85,24 @@ fn answer(query: &[u8], mode: Mode) -> Option<Vec<u8>> {
     let found = match mode {
         Mode::Silent => return None,
         Mode::AllAre(address) => Some(address),
-        Mode::ServerIs(address) => name.eq_ignore_ascii_case(NAME).then_some(address),
+        Mode::ServerIs(address) | Mode::BrokenIpv6(address) => {
+            name.eq_ignore_ascii_case(NAME).then_some(address)
+        }
     };
-    let record = found.filter(|_| kind == A);
+    let record = match (found, mode, kind) {
+        (Some(address), _, A) => Some(address.octets().to_vec()),
+        (Some(_), Mode::BrokenIpv6(_), AAAA) => Some(NOWHERE.octets().to_vec()),
+        _ => None,
+    };
     // A name without an address of the wanted kind is there all the same.
     let code = if found.is_some() { 0 } else { 3 };
     let mut answer = query.get(..2)?.to_vec();
     answer.extend([0x81, 0x80 | code, 0, 1, 0, u8::from(record.is_some()), 0, 0, 0, 0]);
     answer.extend(question);
     if let Some(address) = record {
-        answer.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4]);
-        answer.extend(address.octets());
+        answer.extend([0xc0, 0x0c, 0, if kind == A { 1 } else { 28 }, 0, 1, 0, 0, 0, 5, 0]);
+        answer.push(if kind == A { 4 } else { 16 });
+        answer.extend(address);
     }
     Some(answer)
 }
@@ -119,6 +129,8 @@ mod tests {
         let no_such_kind = answer(&query("fleet.test", 28), mode).unwrap();
         assert_eq!((no_such_kind[3] & 15, no_such_kind[7]), (0, 0));
         assert_eq!(answer(&query("other.test", 1), mode).unwrap()[3] & 15, 3);
+        let both = answer(&query("fleet.test", 28), Mode::BrokenIpv6(SERVER)).unwrap();
+        assert_eq!((both[7], &both[both.len() - 16..]), (1, &NOWHERE.octets()[..]));
     }
 
     #[test]

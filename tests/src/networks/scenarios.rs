@@ -45,8 +45,8 @@ type Check = Box<dyn Fn(&Site) -> Vec<String> + Send + Sync>;
 pub(super) struct Expect {
     /// The agent says that it is not connected.
     pub(super) noticed_within: Option<Duration>,
-    /// The link over which it is connected in the end.
-    pub(super) rung: Option<&'static str>,
+    /// The link over which it is connected in the end: one of these.
+    pub(super) rungs: &'static [&'static str],
     /// Words in `status` at some time.
     pub(super) says: &'static [&'static str],
 }
@@ -119,7 +119,7 @@ pub(super) fn all() -> Vec<Scenario> {
             "packets to and from the MQTT ports vanish",
             minutes(5, 200),
             &[("gate", "tcp dport { 1883, 8883 } drop"), ("gate", "tcp sport { 1883, 8883 } drop")],
-            Expect { noticed_within: Some(NOTICED), rung: Some("wss"), ..Expect::default() },
+            Expect { noticed_within: Some(NOTICED), rungs: &["wss"], ..Expect::default() },
         ),
         by_rules(
             "only-https",
@@ -130,9 +130,10 @@ pub(super) fn all() -> Vec<Scenario> {
                 ("gate", "tcp sport 443 accept"),
                 ("gate", "reject with icmp type admin-prohibited"),
             ],
-            Expect { noticed_within: Some(NOTICED), rung: Some("wss"), ..Expect::default() },
+            Expect { noticed_within: Some(NOTICED), rungs: &["wss"], ..Expect::default() },
         ),
         plain_https_alone(),
+        broken_ipv6(),
         captive_portal(),
         address_change(),
         expired_certificate(),
@@ -177,7 +178,7 @@ fn late_line() -> Scenario {
             slow.get().expect("prepared").cut();
         }),
         off: Box::new(move |_| set(&fast, Duration::ZERO)),
-        expect: Expect { rung: Some("mqtts"), ..Expect::default() },
+        expect: Expect { rungs: &["mqtts"], ..Expect::default() },
         check: Box::new(|_| vec![]),
     }
 }
@@ -205,7 +206,7 @@ fn thin_line() -> Scenario {
             site.start_agent();
         }),
         off: Box::new(|site| site.net.rate(None)),
-        expect: Expect { rung: Some("mqtts"), ..Expect::default() },
+        expect: Expect { rungs: &["mqtts"], ..Expect::default() },
         check: Box::new(|_| vec![]),
     }
 }
@@ -252,7 +253,33 @@ fn plain_https_alone() -> Scenario {
             site.net.rules(&[]);
             site.net.dns.set(Mode::ServerIs(SERVER));
         }),
-        expect: Expect { noticed_within: Some(Duration::from_secs(10)), ..Expect::default() },
+        expect: Expect {
+            noticed_within: Some(Duration::from_secs(10)),
+            rungs: &["https"],
+            ..Expect::default()
+        },
+        check: Box::new(|_| vec![]),
+    }
+}
+
+fn broken_ipv6() -> Scenario {
+    let (lasts, quick) = minutes(4, 150);
+    Scenario {
+        name: "broken-ipv6",
+        what: "the server's name has an IPv6 address as well, to which packets vanish, and the connection is reset",
+        lasts,
+        quick,
+        prepare: Box::new(|site| site.net.half_ipv6()),
+        on: Box::new(|site| {
+            site.net.dns.set(Mode::BrokenIpv6(SERVER));
+            reset_connections(site);
+        }),
+        off: Box::new(|site| site.net.dns.set(Mode::ServerIs(SERVER))),
+        expect: Expect {
+            noticed_within: Some(Duration::from_secs(10)),
+            rungs: &["mqtts", "wss"],
+            ..Expect::default()
+        },
         check: Box::new(|_| vec![]),
     }
 }
@@ -307,7 +334,7 @@ fn address_change() -> Scenario {
         prepare: nothing(),
         on: Box::new(|site| site.net.move_device()),
         off: nothing(),
-        expect: Expect { noticed_within: Some(NOTICED), rung: Some("mqtts"), ..Expect::default() },
+        expect: Expect { noticed_within: Some(NOTICED), rungs: &["mqtts"], ..Expect::default() },
         check: Box::new(|_| vec![]),
     }
 }

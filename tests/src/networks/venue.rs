@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use super::dns::Dns;
@@ -18,6 +18,9 @@ use super::namespace::Namespace;
 pub(super) const NAME: &str = "fleet.test";
 /// Where it is.
 pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
+/// Nobody is there, and nobody says so.
+pub(super) const NOWHERE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 2);
 
 /// What the router has to count and do; `wall` sees every packet that comes in, `gate` those that go through.
 const RULES: &str = r#"
@@ -136,6 +139,15 @@ impl Net {
         fs::write(&self.resolver, "nameserver 10.0.200.1\n").expect(failed);
         self.venues[0]
             .ip("address flush dev eth0\naddress add 10.0.200.2/24 dev eth0\nroute replace default via 10.0.200.1\n")
+            .expect(failed);
+    }
+
+    /// The device of venue 0 has IPv6 as well, as far as the router: that passes none of it on.
+    pub(super) fn half_ipv6(&self) {
+        let failed = "an address can be added";
+        self.router.ip("address add 2001:db8::1/64 dev dev0 nodad\n").expect(failed);
+        self.venues[0]
+            .ip("address add 2001:db8::2/64 dev eth0 nodad\nroute add default via 2001:db8::1\n")
             .expect(failed);
     }
 
