@@ -51,7 +51,7 @@ pub(super) struct Seen {
     pub(super) back: Option<Duration>,
     /// When the server first counted the device as offline.
     pub(super) offline: Option<Duration>,
-    /// The links over which the agent was connected.
+    /// The links over which the agent was connected after it had noticed.
     pub(super) rungs: BTreeSet<String>,
     /// Over which link it was connected at the end, if it was.
     pub(super) last_rung: Option<String>,
@@ -65,13 +65,10 @@ impl Seen {
     fn take(&mut self, look: &Look, since: Duration) {
         let Some(status) = &look.status else { return };
         let link = status.link.as_deref().and_then(|link| link.split_once("://")).map(|(scheme, _)| scheme);
-        // What is said in the first second may be older than the fault.
         if look.connected() {
             self.last_rung = link.map(str::to_owned);
-            if self.noticed.is_some() || since > Duration::from_secs(1) {
-                self.rungs.extend(self.last_rung.clone());
-            }
             if self.noticed.is_some() {
+                self.rungs.extend(self.last_rung.clone());
                 self.back.get_or_insert(since);
             }
         } else {

@@ -62,12 +62,11 @@ impl Row {
     /// Over which link the device was connected, and how long it took to find it.
     fn link(&self) -> String {
         let all: Vec<&str> = self.seen.rungs.iter().map(String::as_str).collect();
-        match (all.as_slice(), self.seen.back) {
-            ([], _) => "none".to_owned(),
-            (links, Some(back)) => format!("{}, {}", links.join(" and "), seconds(Some(back))),
-            // Until it was noticed, that is.
-            (_, None) if self.seen.noticed.is_some() => "none".to_owned(),
-            (links, None) => links.join(" and "),
+        match (self.seen.back, &self.seen.last_rung) {
+            (Some(back), _) => format!("{}, {}", all.join(" and "), seconds(Some(back))),
+            // It was never lost, or nobody noticed.
+            (None, Some(link)) => link.clone(),
+            (None, None) => "none".to_owned(),
         }
     }
 

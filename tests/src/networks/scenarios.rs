@@ -134,6 +134,7 @@ pub(super) fn all() -> Vec<Scenario> {
         ),
         plain_https_alone(),
         broken_ipv6(),
+        small_packets(),
         captive_portal(),
         address_change(),
         expired_certificate(),
@@ -240,7 +241,7 @@ fn plain_https_alone() -> Scenario {
     let (lasts, quick) = minutes(4, 120);
     Scenario {
         name: "plain-https",
-        what: "a box opens HTTPS and passes plain requests alone, no WebSocket; all else is reset",
+        what: "a box opens HTTPS and passes plain requests alone, one for each connection, no WebSocket; all else is reset",
         lasts,
         quick,
         prepare: nothing(),
@@ -280,6 +281,24 @@ fn broken_ipv6() -> Scenario {
             rungs: &["mqtts", "wss"],
             ..Expect::default()
         },
+        check: Box::new(|_| vec![]),
+    }
+}
+
+fn small_packets() -> Scenario {
+    let (lasts, quick) = minutes(3, 90);
+    Scenario {
+        name: "small-packets",
+        what: "packets of more than 1,300 bytes vanish, both ends have `tcp_mtu_probing=1`, and the connection is reset",
+        lasts,
+        quick,
+        prepare: Box::new(|site| site.net.probe_mtu()),
+        on: Box::new(|site| {
+            reset_connections(site);
+            site.net.rules(&[("gate", "meta length > 1300 drop")]);
+        }),
+        off: rules(&[]),
+        expect: Expect { rungs: &["mqtts"], ..Expect::default() },
         check: Box::new(|_| vec![]),
     }
 }

@@ -151,6 +151,15 @@ impl Net {
             .expect(failed);
     }
 
+    /// Both ends find out by themselves which packets get through, as they do with `sysctl net.ipv4.tcp_mtu_probing=1`; and every
+    /// packet of theirs is one, so that its length can be seen.
+    pub(super) fn probe_mtu(&self) {
+        for end in [&self.server, &self.venues[0]] {
+            end.set("ipv4/tcp_mtu_probing", "1").expect("a setting of our own network");
+            end.ip("link set dev eth0 gso_max_segs 1\n").expect("a setting of our own network");
+        }
+    }
+
     /// What was counted so far.
     pub(super) fn counted(&self) -> Counted {
         let text = self.router.ask("nft", &["-j", "list", "counters"], "").unwrap_or_default();
