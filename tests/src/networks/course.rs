@@ -244,9 +244,9 @@ pub(super) fn fault(scenario: &Scenario, lasts: Duration, course: &mut Course<'_
     course.watch(SETTLE, |_, _| false);
 
     course.note("fault on");
-    let (cpu, counted, failures) =
-        (course.site.agent.cpu_time(), course.site.net.counted(), course.site.failures());
+    let (counted, failures) = (course.site.net.counted(), course.site.failures());
     (scenario.on)(&mut course.site);
+    let cpu = course.site.agent.cpu_time();
     let seen = course.endure(lasts, true);
     let said = course.site.status_text();
     (scenario.off)(&mut course.site);
