@@ -30,7 +30,7 @@ test: setup fmt lint ## format check, lints and all tests but the slow ones
 	cargo test --locked --workspace --doc --quiet
 
 .PHONY: test-all
-test-all: test test-api test-attack deny fuzz test-systemd test-vm test-docker test-arm64 test-packages ## everything
+test-all: test test-api test-attack deny fuzz test-systemd test-vm test-docker test-arm64 test-packages test-networks ## everything
 
 .PHONY: test-api
 test-api: ## requests generated from the OpenAPI document against a real server, as everybody and nobody: SEED=1 FACTOR=1
@@ -97,6 +97,11 @@ test-arm64: ## the agent for ARM64 under qemu: its own tests, and as the device 
 	@scripts/setup.sh test
 	@scripts/setup.sh arm64
 	@scripts/test-arm64.sh
+
+.PHONY: test-networks
+test-networks: ## networks that lose, delay, forbid and lie, and a thousand agents; needs root (asks sudo); writes docs/networks.md: ONLY=name QUICK=1 SEED=1
+	@scripts/setup.sh networks
+	@scripts/test-networks.sh $(if $(SEED),--seed $(SEED)) $(if $(QUICK),--quick) $(foreach name,$(ONLY),--only $(name))
 
 .PHONY: bench
 bench: ## how fast it is, beside Mosquitto and SQLite; writes docs/bench.md (BENCH='--only 3 --quick --out -' for less)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a task needs and does not have: `setup.sh build|demo|test|api|bench|system|docker|deb|arm64`. May be run any number of times; asks for
+# Installs what a task needs and does not have: `setup.sh build|demo|test|api|bench|system|docker|deb|arm64|networks`. May be run any number of times; asks for
 # root only if a Debian package is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,7 +39,8 @@ arm64)
             /usr/lib/rustlib/aarch64-unknown-linux-gnu/lib:libstd-rust-web-dev:arm64)
     fi
     ;;
-*) say "unknown task '$task': use build, demo, test, api, bench, system, docker, deb or arm64"; exit 2 ;;
+networks) wanted+=(unshare:util-linux /sbin/ip:iproute2 /sbin/tc:iproute2 /usr/sbin/nft:nftables) ;;
+*) say "unknown task '$task': use build, demo, test, api, bench, system, docker, deb, arm64 or networks"; exit 2 ;;
 esac
 
 missing=()

@@ -71,7 +71,7 @@ pub enum HttpError {
     /// The server's certificate is not accepted.
     #[error(
         "the TLS certificate of {server} is not accepted: {problem}. Check this device's clock (date), the address, and \
-         --ca or CA_FILE if the server has a certificate authority of its own"
+         --ca or CA_FILE if the server has a certificate authority of its own; a network that wants a login first does this too"
     )]
     Certificate {
         /// The server's address.

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 /// An agent that can be stopped, killed and started again on the same state.
 pub struct Agent {
+    program: PathBuf,
     device: String,
     settings: BTreeMap<String, String>,
     process: Option<Process>,
@@ -28,7 +29,7 @@ impl Agent {
 
     /// As [`Self::enroll`], with its files in `folder` and its log in `log`, both outlive it.
     pub fn enroll_in(server: &Server, device: &str, folder: &Path, log: &Path) -> Self {
-        Self::new(device, Folder::at(folder), log.to_owned()).enrolled(server)
+        Self::unenrolled_in(device, folder, log).enrolled(server)
     }
 
     fn enrolled(self, server: &Server) -> Self {
@@ -47,11 +48,17 @@ impl Agent {
         Self::new(device, folder, log)
     }
 
+    /// As [`Self::unenrolled`], with its files in `folder` and its log in `log`, both outlive it.
+    pub fn unenrolled_in(device: &str, folder: &Path, log: &Path) -> Self {
+        Self::new(device, Folder::at(folder), log.to_owned())
+    }
+
     fn new(device: &str, folder: Folder, log: PathBuf) -> Self {
         std::fs::create_dir(folder.path().join("state")).expect("a folder in our own");
         std::fs::create_dir(folder.path().join("run")).expect("a folder in our own");
         let settings = BTreeMap::new();
-        let agent = Self { folder, log, device: device.to_owned(), settings, process: None };
+        let program = program("r58-fleet-agent");
+        let agent = Self { program, folder, log, device: device.to_owned(), settings, process: None };
         agent.write_config("# an agent under test\n");
         agent
     }
@@ -61,6 +68,13 @@ impl Agent {
         let twin = Self::unenrolled(&self.device);
         twin.write_config(&std::fs::read_to_string(self.config_file()).expect("the config file"));
         twin
+    }
+
+    /// The program that is built for release: fast, and without what tests put into it.
+    #[must_use]
+    pub fn for_release(mut self) -> Self {
+        self.program = process::release_program("r58-fleet-agent");
+        self
     }
 
     /// Sets an environment variable for the next start.
@@ -87,7 +101,7 @@ impl Agent {
 
     /// The agent's program with this agent's files.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program("r58-fleet-agent"));
+        let mut command = Command::new(&self.program);
         command
             .args(arguments)
             .arg("--config")
@@ -132,6 +146,11 @@ impl Agent {
     /// The state database.
     pub fn state_file(&self) -> PathBuf {
         self.state_dir().join("db/state.db")
+    }
+
+    /// Where the running agent says how it is.
+    pub fn status_file(&self) -> PathBuf {
+        self.folder.path().join("run/status.json")
     }
 
     /// What the agent has logged so far.
@@ -180,6 +199,16 @@ impl Agent {
     /// Sends a signal, to freeze it for example.
     pub fn signal(&self, signal: Signal) {
         self.process.as_ref().expect("a running agent").signal(signal);
+    }
+
+    /// Processor time that the running agent has taken.
+    pub fn cpu_time(&self) -> Duration {
+        self.process.as_ref().map_or(Duration::ZERO, Process::cpu_time)
+    }
+
+    /// Memory of the running agent that it shares with nobody, in KiB.
+    pub fn own_memory_kib(&self) -> u64 {
+        self.process.as_ref().and_then(Process::own_memory_kib).unwrap_or(0)
     }
 
     /// The exit status, if it has ended.

@@ -6,6 +6,7 @@ mod api;
 pub mod chaos;
 mod machine;
 mod mosquitto;
+pub mod networks;
 mod process;
 mod proxy;
 mod secure;

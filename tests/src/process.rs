@@ -31,6 +31,18 @@ pub fn program(name: &str) -> PathBuf {
     })
 }
 
+/// The same program, built for release.
+///
+/// # Panics
+/// It has not been built.
+pub(crate) fn release_program(name: &str) -> PathBuf {
+    let debug = program(name);
+    let target = debug.ancestors().nth(2).expect("programs are in a folder of the target folder");
+    let release = target.join("release").join(name);
+    assert!(release.exists(), "{} is missing: run `cargo build --release` first", release.display());
+    release
+}
+
 /// A port that nobody listens on. It stays the same over restarts, which port 0 would not.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
@@ -135,6 +147,22 @@ impl Process {
             self.signal(Signal::SIGKILL);
             self.child.wait().expect("our own child");
         }
+    }
+
+    /// Processor time so far, as the kernel counts it: in hundredths of a second.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // After the name, which is in brackets: the state is the first field, utime and stime are the twelfth and thirteenth.
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
+        Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
+    /// Memory that is no file's, in KiB.
+    pub(crate) fn own_memory_kib(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let own = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+        own.split_whitespace().next()?.parse().ok()
     }
 
     pub(crate) fn log(&self) -> String {

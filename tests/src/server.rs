@@ -15,6 +15,7 @@ pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
 
 /// A server that can be stopped, killed and started again on the same folder and ports.
 pub struct Server {
+    program: PathBuf,
     http_port: u16,
     mqtt_port: u16,
     settings: BTreeMap<String, String>,
@@ -34,16 +35,22 @@ impl Server {
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
         let folder = Folder::temporary();
         let log = folder.path().join("fleetd.log");
-        Self::start_at(folder, log, settings)
+        Self::start_at(program("fleetd"), folder, log, settings)
     }
 
     /// As [`Self::start_with`], with its files in `folder` and its log in `log`, both outlive it.
     pub fn start_in(folder: &Path, log: &Path, settings: &[(&str, &str)]) -> Self {
-        Self::start_at(Folder::at(folder), log.to_owned(), settings)
+        Self::start_at(program("fleetd"), Folder::at(folder), log.to_owned(), settings)
     }
 
-    fn start_at(folder: Folder, log: PathBuf, settings: &[(&str, &str)]) -> Self {
+    /// As [`Self::start_in`], with the program that is built for release.
+    pub fn start_for_release(folder: &Path, log: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::start_at(process::release_program("fleetd"), Folder::at(folder), log.to_owned(), settings)
+    }
+
+    fn start_at(program: PathBuf, folder: Folder, log: PathBuf, settings: &[(&str, &str)]) -> Self {
         let mut server = Self {
+            program,
             folder,
             log,
             http_port: free_port(),
@@ -89,7 +96,7 @@ impl Server {
 
     /// `fleetd` with this server's folder and addresses, ready to run beside it.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program("fleetd"));
+        let mut command = Command::new(&self.program);
         command
             .args(arguments)
             .env("FLEET_DATA_DIR", self.data_dir())
@@ -161,6 +168,11 @@ impl Server {
     /// Ends it as a power cut does; it may have ended by itself.
     pub fn kill(&mut self) {
         self.process.take().expect("a started server").kill_hard();
+    }
+
+    /// Processor time that the running server has taken.
+    pub fn cpu_time(&self) -> Duration {
+        self.process.as_ref().map_or(Duration::ZERO, Process::cpu_time)
     }
 
     /// Sends a signal, to freeze it for example.

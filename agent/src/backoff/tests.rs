@@ -35,7 +35,10 @@ fn the_ceiling_doubles_until_it_is_the_longest_wait() {
             backoff.ceiling_ms() / 1000
         })
         .collect();
-    assert_eq!(ceilings, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    assert_eq!(ceilings, [8, 16, 32, 64, 128, 256, 300, 300, 300, 300]);
+    let mut from_its_start = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    from_its_start.next(0);
+    assert_eq!(from_its_start.ceiling_ms(), 2000);
 }
 
 #[test]
@@ -45,7 +48,18 @@ fn after_success_waits_begin_short_again() {
         backoff.next(7);
     }
     backoff.reset();
-    assert!(backoff.next(u64::MAX) <= Duration::from_secs(2));
+    assert!(backoff.next(u64::MAX) <= Duration::from_secs(8));
+}
+
+#[test]
+fn a_thousand_devices_that_lose_their_server_at_one_moment_do_not_come_back_in_one_second() {
+    let mut by_second = [0; 9];
+    for n in 0..1000u64 {
+        let mut backoff = Backoff::LINK;
+        let wait = backoff.next(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).as_secs();
+        by_second[usize::try_from(wait).unwrap()] += 1;
+    }
+    assert!(by_second.iter().all(|devices| *devices < 200), "{by_second:?}");
 }
 
 #[test]

@@ -44,6 +44,12 @@ pub enum LinkError {
         /// The other end.
         url: Address,
     },
+    /// The broker's name is not known.
+    #[error("the name {} is not known here: check the address and the DNS of this network", url.host())]
+    UnknownHost {
+        /// The broker.
+        url: Address,
+    },
     /// The network says no.
     #[error("cannot reach {url}: {source}; check the address, the network and the venue's firewall")]
     Network {
@@ -142,7 +148,10 @@ impl LinkError {
                 Self::Proxy { url, proxy: String::new(), problem: shortened(&error.to_string()) }
             }
             ConnectionError::RequestsDone => Self::Ended,
-            other => Self::Protocol { url, problem: shortened(&other.to_string()) },
+            other => match tls_problem(&other) {
+                Some(problem) => Self::Tls { url, problem: shortened(&problem) },
+                None => Self::Protocol { url, problem: shortened(&other.to_string()) },
+            },
         }
     }
 
@@ -167,6 +176,10 @@ impl LinkError {
         use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
         match source.kind() {
             BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Self::Closed { url },
+            // The standard library has no kind of its own for a failed look-up, only these words.
+            _ if source.to_string().starts_with("failed to lookup address information") => {
+                Self::UnknownHost { url }
+            }
             _ => Self::Network { url, source },
         }
     }
@@ -176,6 +189,19 @@ impl LinkError {
     pub fn is_credentials(&self) -> bool {
         matches!(self, Self::Credentials { .. })
     }
+}
+
+/// What went wrong with TLS, if that is the cause: a WebSocket has it in the innermost of its errors.
+fn tls_problem(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(tls) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return Some(tls.to_string());
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// What a stranger sent may be long.

@@ -5,6 +5,7 @@
 //! the connection, and the outbox decides what goes again.
 
 mod address;
+mod dial;
 mod error;
 mod exchange;
 mod mqtt;

@@ -3,6 +3,7 @@
 //! rumqttc makes the connection and keeps MQTT's state; when something is sent is decided here. Its own loop pings
 //! whatever else is sent: twice as many wake-ups of the radio for a device that has said something a moment ago.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::dial::Detour;
 use super::{Address, LinkError, LinkEvent, LinkSettings, Order, Tag, Transport, device_topic};
 
 /// What the broker is told; it waits for one and a half times as long.
@@ -114,6 +116,15 @@ impl Connection {
         Ok(Self { options, orders, settings, filters })
     }
 
+    /// What leads past addresses of the broker that do not answer, if it has such; a proxy sees to that by itself.
+    async fn detour(&self) -> io::Result<Option<Detour>> {
+        let to = &self.settings.to;
+        match &self.settings.proxy {
+            Some(_) => Ok(None),
+            None => Detour::past_silence(to.host(), to.port()).await,
+        }
+    }
+
     /// Runs until the first error, or until nobody listens to the events any more.
     pub(super) async fn run(mut self, events: mpsc::Sender<LinkEvent>) {
         if let Err(error) = self.drive(&events).await {
@@ -125,8 +136,19 @@ impl Connection {
     async fn drive(&mut self, events: &mpsc::Sender<LinkEvent>) -> Result<(), LinkError> {
         let mut waited = self.settings.patience;
         let mut silent_after = Instant::now() + waited + Duration::from_secs(5);
+        let mut options = self.options.clone();
+        // Ends with this connection.
+        let detour = match timeout_at(silent_after, self.detour()).await {
+            Ok(Ok(detour)) => detour,
+            Ok(Err(error)) => return Err(self.failed(error.into(), waited)),
+            Err(_) => return Err(self.silent(waited)),
+        };
+        if let Some(detour) = &detour {
+            let (ty, auth) = (rumqttc::ProxyType::Http, ProxyAuth::None);
+            options.set_proxy(rumqttc::Proxy { ty, auth, addr: "127.0.0.1".to_owned(), port: detour.port() });
+        }
         // Nothing goes through the queue that it has.
-        let mut client = EventLoop::new(self.options.clone(), 1);
+        let mut client = EventLoop::new(options, 1);
         let mut network = client.network_options();
         network.set_connection_timeout(waited.as_secs()).set_tcp_nodelay(true);
         client.set_network_options(network);

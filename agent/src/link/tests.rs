@@ -154,6 +154,49 @@ async fn a_closed_connection_and_a_closed_port_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_name_that_nobody_knows_is_named() {
+    // No name ends in a label that is reserved for this (RFC 6761).
+    let (mut link, _) = Link::open(settings("mqtt://nobody.invalid")).unwrap();
+    let error = end(&mut link).await;
+    assert!(error.contains("the name nobody.invalid is not known") && error.contains("DNS"), "{error}");
+}
+
+#[tokio::test]
+async fn a_certificate_of_somebody_else_is_told_in_the_same_words_with_and_without_a_web_socket() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let chain = vec![key.cert.der().clone()];
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key.signing_key.serialize_der().try_into().unwrap())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            // The client ends it.
+            let _ = acceptor.accept(socket).await;
+        }
+    });
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let client = Arc::new(client);
+    for scheme in ["mqtts", "wss"] {
+        let url = format!("{scheme}://localhost:{port}{}", if scheme == "wss" { "/mqtt" } else { "" });
+        let tls = Some(Arc::clone(&client));
+        let (mut link, _) = Link::open(LinkSettings { tls, ..settings(&url) }).unwrap();
+        let error = end(&mut link).await;
+        assert!(error.contains("UnknownIssuer") && error.contains("wants a login first"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn receipts_name_the_packets_that_they_are_for_in_whatever_order_they_come() {
     let (mut link, mut socket) = connect(&[&CONNACK, &SUBACK]).await;
     assert!(matches!(link.event().await, LinkEvent::Up));

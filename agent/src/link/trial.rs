@@ -7,11 +7,11 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::Address;
+use super::dial::dial;
 use crate::config::{MqttUrl, Scheme};
 use crate::proxy::{self, Proxy};
 
@@ -40,7 +40,7 @@ pub(crate) async fn try_way(
 
 async fn connect(to: &Address, tls: Option<Arc<ClientConfig>>, proxy: Option<&Proxy>) -> Result<(), String> {
     let (host, port) = proxy.map_or((to.host(), to.port()), |proxy| (proxy.host.as_str(), proxy.port));
-    let tcp = TcpStream::connect((host, port)).await.map_err(|error| format!("TCP: {error}"))?;
+    let tcp = dial(host, port).await.map_err(|error| format!("TCP: {error}"))?;
     let mut stream: Box<dyn Stream> = Box::new(tcp);
     if let Some(proxy) = proxy {
         if proxy.is_encrypted {

@@ -168,7 +168,8 @@ impl Desk {
     }
 }
 
-fn body(request: &Request) -> Value {
+/// A request as the API takes it.
+pub(crate) fn body(request: &Request) -> Value {
     let number = request.number;
     let mut body = match request.kind {
         Kind::Ping => json!({"type": "ping"}),
