@@ -73,6 +73,12 @@ pub struct Status {
     pub last_error: Option<String>,
     /// When that was.
     pub last_error_at_ms: Option<i64>,
+    /// What was wrong with the state folder when this agent opened it, and what was done about it.
+    #[serde(default)]
+    pub state_damage: Option<String>,
+    /// When that was.
+    #[serde(default)]
+    pub state_damage_at_ms: Option<i64>,
     /// When the server last confirmed that records are committed.
     pub last_ack_at_ms: Option<i64>,
     /// Records that the server has not committed.
@@ -201,6 +207,12 @@ pub struct LookError {
 /// When the state folder may not be looked into and the status file does not help either.
 pub fn look(config: &Config) -> Result<Found, LookError> {
     look_in(&config.state_dir, Path::new(SYSTEM_RUNTIME_DIR))
+}
+
+#[cfg(test)]
+pub(crate) fn look_for_tests(state_dir: &Path) -> Found {
+    // Nobody wants the answer of a folder that cannot be looked into.
+    look_in(state_dir, Path::new("/no/such/folder")).unwrap_or(Found::NotRunning)
 }
 
 fn look_in(state_dir: &Path, runtime_dir: &Path) -> Result<Found, LookError> {

@@ -230,6 +230,10 @@ impl Agent {
         match &opened {
             Ok(()) => {
                 self.trouble_is_over();
+                let store = self.folder.store.as_mut();
+                if let Some(repair) = store.and_then(|store| store.repair.take()) {
+                    self.reporter.damage(repair.to_string(), self.kernel.wall_ms());
+                }
                 let open = self.folder.store.as_mut().map(|store| std::mem::take(&mut store.open_commands));
                 self.commands.load(open.unwrap_or_default());
                 self.find_rotation().await;

@@ -23,6 +23,8 @@ pub(super) struct Reporter {
     connection: Connection,
     since_ms: i64,
     last_error: Option<(String, i64)>,
+    /// What was wrong with the state at its last opening that found something.
+    damage: Option<(String, i64)>,
     pub(super) last_ack_at_ms: Option<i64>,
     last_heartbeat_at_ms: Option<i64>,
     changed: bool,
@@ -40,6 +42,7 @@ impl Reporter {
             connection: Connection::Connecting,
             since_ms: now_ms,
             last_error: None,
+            damage: None,
             last_ack_at_ms: None,
             last_heartbeat_at_ms: None,
             changed: true,
@@ -55,6 +58,11 @@ impl Reporter {
 
     pub(super) fn error(&mut self, text: String, now_ms: i64) {
         self.last_error = Some((text, now_ms));
+        self.changed = true;
+    }
+
+    pub(super) fn damage(&mut self, text: String, now_ms: i64) {
+        self.damage = Some((text, now_ms));
         self.changed = true;
     }
 
@@ -161,6 +169,8 @@ impl Agent {
             next_attempt_at_ms,
             last_error: self.reporter.last_error.as_ref().map(|(text, _)| text.clone()),
             last_error_at_ms: self.reporter.last_error.as_ref().map(|(_, at)| *at),
+            state_damage: self.reporter.damage.as_ref().map(|(text, _)| text.clone()),
+            state_damage_at_ms: self.reporter.damage.as_ref().map(|(_, at)| *at),
             last_ack_at_ms: self.reporter.last_ack_at_ms,
             outbox_depth: outbox.map_or(0, |outbox| outbox.depth() as u64),
             outbox_bytes: outbox.map_or(0, |outbox| outbox.unacked_bytes()),

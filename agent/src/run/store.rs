@@ -11,7 +11,7 @@ use crate::command::{Entry, Wanted};
 use crate::lock::{LockError, StateLock};
 use crate::outbox::{BUDGET_BYTES, Outbox, Refused};
 use crate::record::Record;
-use crate::state::{Kept, StateError, StateThread};
+use crate::state::{Kept, Repair, StateError, StateThread};
 use crate::uplink::Uplink;
 
 /// While the folder cannot be used: often enough that a person who has made room sees it work.
@@ -58,6 +58,8 @@ pub(super) struct Store {
     pub(super) wanted: Wanted,
     /// The open commands, until the event loop takes them over.
     pub(super) open_commands: Vec<Entry>,
+    /// What was wrong with the state when it was opened, until the event loop takes it over.
+    pub(super) repair: Option<Repair>,
     /// The record that was kept last, and its number: it is the next to be sent most of the time.
     fresh: Option<(u64, Record)>,
 }
@@ -65,14 +67,9 @@ pub(super) struct Store {
 impl Store {
     /// Opens the database in `dir`, whose lock the caller holds.
     pub(super) async fn open(dir: &Path, now_ms: i64) -> Result<Self, StoreError> {
-        let (thread, set_aside) = StateThread::open(dir.to_owned(), now_ms).await?;
-        if let Some(found) = set_aside {
-            tracing::error!(
-                moved_to = %found.moved_to.display(),
-                "the state database could not be trusted: {}. It was set aside, and a new one was made; records that \
-                 the server did not have are lost",
-                found.damage
-            );
+        let (thread, repair) = StateThread::open(dir.to_owned(), now_ms).await?;
+        if let Some(repair) = &repair {
+            tracing::error!("{repair}");
         }
         let (loaded, state_id, connection, inputs) = thread
             .call(|state| Ok((state.load()?, state.state_id(), state.last_connection()?, state.inputs()?)))
@@ -81,7 +78,18 @@ impl Store {
         let wanted = super::desired::wanted(kept.desired.as_ref());
         let uplink = Uplink::new(Outbox::load(loaded, BUDGET_BYTES));
         tracing::info!(%state_id, waiting = uplink.outbox().depth(), "state opened");
-        Ok(Self { thread, uplink, state_id, connection, inputs, kept, wanted, open_commands, fresh: None })
+        Ok(Self {
+            thread,
+            uplink,
+            state_id,
+            connection,
+            inputs,
+            kept,
+            wanted,
+            open_commands,
+            repair,
+            fresh: None,
+        })
     }
 
     pub(super) fn identity(&self) -> Identity {

@@ -78,6 +78,12 @@ pub enum Damage {
     /// The file with the highest journal number is unreadable, so nobody can tell whether the database is behind.
     #[error("the file beside it with the highest journal number is unreadable")]
     JournalFile,
+    /// A file without contents.
+    #[error("it is empty")]
+    Empty,
+    /// What belongs to it is there without it.
+    #[error("it is gone")]
+    Gone,
 }
 
 impl StateError {
@@ -92,6 +98,18 @@ impl StateError {
                 Self::damaged(path, Damage::Unreadable(source.to_string()))
             }
             _ => Self::Database { operation, path: path.to_owned(), source },
+        }
+    }
+
+    /// The same about a database that is there and is being opened: what SQLite then holds against it is damage, unless the
+    /// system may be at fault.
+    pub(super) fn of_a_present_file(self, path: &Path) -> Self {
+        match self {
+            // A format that SQLite does not know.
+            Self::Database { source, .. } if source.sqlite_error_code() == Some(ErrorCode::Unknown) => {
+                Self::damaged(path, Damage::Unreadable(source.to_string()))
+            }
+            other => other,
         }
     }
 

@@ -118,6 +118,19 @@ impl State {
         self.sql("read the command journal", rows)
     }
 
+    /// Gives up every open command, whose fate nobody here can know; returns the highest number in use.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub(super) fn give_up_open_commands(&mut self) -> Result<u64, StateError> {
+        self.transaction("give up open commands", |transaction| {
+            let update =
+                format!("UPDATE journal SET state = ?1, report = NULL, envelope = NULL WHERE {IS_OPEN}");
+            transaction.execute(&update, [CommandState::Indeterminate.as_str()])?;
+            transaction.query_row("SELECT journal_number FROM meta", [], |row| row.get(0))
+        })
+    }
+
     /// How many commands the journal has.
     ///
     /// # Errors

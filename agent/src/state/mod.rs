@@ -37,7 +37,8 @@ use rusqlite::{Connection, OptionalExtension};
 
 pub use desired::Kept;
 pub use error::{Damage, StateError};
-pub use open::{Opened, SetAside};
+pub use open::{Opened, Remedy, Repair};
+pub(crate) use set_aside::set_aside_folders;
 pub use worker::StateThread;
 
 use crate::outbox::{Change, Kind, Loaded, Row};

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nix::unistd::{AccessFlags, access};
 use protocol::id::StateId;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
@@ -114,6 +115,11 @@ pub(super) fn check(connection: &mut Connection, path: &Path, file_number: u64) 
     let sql = |operation| move |source| StateError::database(operation, path, source);
     let damaged = |damage| Err(StateError::damaged(path, damage));
 
+    // A later format that this SQLite may read and not write; a disk that cannot be written is another matter.
+    let read_only = connection.is_readonly("main").map_err(sql("look at the database"))?;
+    if read_only && access(path, AccessFlags::W_OK).is_ok() {
+        return damaged(Damage::Unreadable("it is in a format that can only be read".to_owned()));
+    }
     if pragma(connection, "application_id").map_err(sql("read the layout version"))? != APPLICATION_ID {
         return damaged(Damage::Foreign);
     }

@@ -35,6 +35,11 @@ pub(super) fn set_aside(dir: &Path, database_dir: &Path, now_ms: i64) -> Result<
     Ok(target)
 }
 
+/// The folders of set-aside databases in `dir`, oldest first; none if that cannot be found out.
+pub(crate) fn set_aside_folders(dir: &Path) -> Vec<PathBuf> {
+    list(dir).unwrap_or_default().into_iter().map(|(_, path)| path).collect()
+}
+
 /// The set-aside databases in `dir`, oldest first.
 fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StateError> {
     let failed = |source: io::Error| StateError::File { operation: "list", path: dir.to_owned(), source };

@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod journal;
+mod torn;
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +19,7 @@ pub(super) const NOW_MS: i64 = 1_766_916_000_000;
 
 pub(super) fn open(dir: &Path) -> State {
     let opened = State::open(dir, NOW_MS).unwrap();
-    assert_eq!(opened.set_aside, None);
+    assert_eq!(opened.repair, None);
     opened.state
 }
 
@@ -201,8 +202,8 @@ fn a_record_that_does_not_fit_on_the_disk_is_an_error_that_changes_nothing() {
 #[tokio::test]
 async fn the_database_thread_answers_and_closes() {
     let dir = tempfile::tempdir().unwrap();
-    let (thread, set_aside) = StateThread::open(dir.path().to_owned(), NOW_MS).await.unwrap();
-    assert_eq!(set_aside, None);
+    let (thread, repair) = StateThread::open(dir.path().to_owned(), NOW_MS).await.unwrap();
+    assert_eq!(repair, None);
     assert_eq!(thread.call(State::next_connection).await.unwrap(), 1);
     thread.close();
     let (thread, _) = StateThread::open(dir.path().to_owned(), NOW_MS).await.unwrap();

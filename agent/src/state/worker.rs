@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-use super::{Opened, SetAside, State, StateError};
+use super::{Opened, Repair, State, StateError};
 
 /// Jobs that may wait. The event loop awaits each, so there is hardly ever more than one.
 const QUEUE: usize = 16;
@@ -26,15 +26,15 @@ impl StateThread {
     ///
     /// # Errors
     /// As [`State::open`], or the system gives no thread.
-    pub async fn open(dir: PathBuf, now_ms: i64) -> Result<(Self, Option<SetAside>), StateError> {
+    pub async fn open(dir: PathBuf, now_ms: i64) -> Result<(Self, Option<Repair>), StateError> {
         let (jobs, inbox) = mpsc::sync_channel::<Job>(QUEUE);
         let (opened, answer) = oneshot::channel();
         let path = dir.clone();
         let thread = std::thread::Builder::new()
             .name("state".to_owned())
             .spawn(move || match State::open(&dir, now_ms) {
-                Ok(Opened { mut state, set_aside }) => {
-                    if opened.send(Ok(set_aside)).is_ok() {
+                Ok(Opened { mut state, repair }) => {
+                    if opened.send(Ok(repair)).is_ok() {
                         inbox.into_iter().for_each(|job| job(&mut state));
                     }
                 }
@@ -44,8 +44,8 @@ impl StateThread {
                 }
             })
             .map_err(|source| StateError::File { operation: "start a thread for", path, source })?;
-        let set_aside = answer.await.map_err(|_| StateError::Closed)??;
-        Ok((Self { jobs: Some(jobs), thread: Some(thread) }, set_aside))
+        let repair = answer.await.map_err(|_| StateError::Closed)??;
+        Ok((Self { jobs: Some(jobs), thread: Some(thread) }, repair))
     }
 
     /// Runs `work` on the thread and waits for its outcome.

@@ -53,6 +53,10 @@ pub fn describe(status: &Status, now_ms: i64) -> String {
         let when = status.last_error_at_ms.map(|ms| format!(" ({})", ago(ms))).unwrap_or_default();
         lines.push(("Last error", format!("{error}{when}")));
     }
+    if let Some(damage) = &status.state_damage {
+        let when = status.state_damage_at_ms.map(|ms| format!(" ({})", ago(ms))).unwrap_or_default();
+        lines.push(("State folder", format!("{damage}{when}")));
+    }
     let version = status.app.version.as_ref().map(|v| format!(", version {v}")).unwrap_or_default();
     lines.push(("Application", format!("{} ({}){version}", status.app.liveness, status.app.because)));
     for (n, command) in status.open_commands.iter().take(COMMANDS_SHOWN).enumerate() {
@@ -76,13 +80,14 @@ pub fn describe(status: &Status, now_ms: i64) -> String {
 }
 
 fn link(status: &Status) -> String {
-    match (&status.link, status.transport.as_deref()) {
-        (None, _) => "none yet".to_owned(),
-        (Some(link), Some("https" | "http")) => {
-            format!("{link} by HTTP exchange, the last resort where no MQTT gets through")
-        }
-        (Some(link), _) => link.clone(),
-    }
+    let way = match status.transport.as_deref() {
+        Some("mqtts") => " (MQTT over TLS)",
+        Some("wss") => " (MQTT over WebSocket)",
+        Some("mqtt") => " (MQTT without encryption)",
+        Some("https" | "http") => " by HTTP exchange, the last resort where no MQTT gets through",
+        _ => "",
+    };
+    status.link.as_ref().map_or_else(|| "none yet".to_owned(), |link| format!("{link}{way}"))
 }
 
 fn one_command(command: &OpenCommand) -> String {

@@ -27,6 +27,8 @@ fn status() -> Status {
         next_attempt_at_ms: None,
         last_error: Some("broken\u{1b}[2Jpipe".into()),
         last_error_at_ms: Some(2_900_000),
+        state_damage: Some("the state database could not be trusted: it is empty".into()),
+        state_damage_at_ms: Some(1_000_000),
         last_ack_at_ms: Some(3_990_000),
         outbox_depth: 2,
         outbox_bytes: 180,
@@ -35,7 +37,7 @@ fn status() -> Status {
         last_heartbeat_at_ms: Some(3_960_000),
         app: AppSummary { liveness: "live".into(), because: "it says recording".into(), version: None },
         held_reason: Some("live: the application says recording".into()),
-        transport: Some("wss".into()),
+        transport: Some("mqtts".into()),
         open_commands: vec![
             open("ping", "c-1", "running", None),
             open("restart_service", "c-2", "held", Some("live: the application says recording")),
@@ -49,6 +51,8 @@ fn the_words_say_connection_outbox_error_and_application() {
     let text = describe(&status(), 4_000_000);
     for part in [
         "connected for 16 min 40 s",
+        "State folder       the state database could not be trusted: it is empty (50 min 0 s ago)",
+        "mqtts://fleet.example.com (MQTT over TLS)",
         "https://fleet.example.com",
         "studio-001, organisation default",
         "2 records (1 KiB) not yet confirmed",

@@ -141,7 +141,10 @@ fn a_database_set_aside_without_a_new_one_yet_is_replaced() {
     journal(&mut state, "a");
     drop(state);
     fs::rename(dir.path().join("db"), dir.path().join("damaged-000001-5")).unwrap();
-    assert_eq!(journal(&mut open(dir.path()), "b"), Some(2));
+    let opened = State::open(dir.path(), NOW_MS).unwrap();
+    assert_eq!(opened.repair, Some(Repair { damage: Damage::Gone, remedy: Remedy::Replaced }));
+    let mut state = opened.state;
+    assert_eq!(journal(&mut state, "b"), Some(2));
 }
 
 const CHILD_DIR: &str = "R58_TEST_STATE_DIR";

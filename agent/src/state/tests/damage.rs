@@ -19,15 +19,16 @@ fn make(dir: &Path) -> StateId {
 /// Opens a database that must be found damaged: the former one is set aside, a new one is there.
 fn open_damaged(dir: &Path, before: StateId) -> Damage {
     let opened = State::open(dir, NOW_MS).unwrap();
-    let set_aside = opened.set_aside.clone().expect("set aside");
-    assert!(set_aside.moved_to.is_dir());
+    let repair = opened.repair.clone().expect("set aside");
+    let Remedy::SetAside(place) = repair.remedy else { panic!("{repair:?}") };
+    assert!(place.is_dir());
     assert_ne!(opened.state.state_id(), before);
     let loaded = opened.state.load().unwrap();
     assert_eq!((loaded.next_seq, loaded.records.len()), (1, 0));
     let id = opened.state.state_id();
     drop(opened);
     assert_eq!(open(dir).state_id(), id, "the new one is sound");
-    set_aside.damage
+    repair.damage
 }
 
 fn database(dir: &Path) -> PathBuf {
@@ -71,7 +72,7 @@ fn any_single_damaged_page_is_found_or_harmless() {
         damaged[page * 4096..(page + 1) * 4096].fill(0);
         fs::write(database(copy.path()), &damaged).unwrap();
         let opened = State::open(copy.path(), NOW_MS).unwrap();
-        if opened.set_aside.is_none() {
+        if opened.repair.is_none() {
             assert_eq!(opened.state.state_id(), before);
         }
         opened.state.load().unwrap();
@@ -79,11 +80,47 @@ fn any_single_damaged_page_is_found_or_harmless() {
 }
 
 #[test]
-fn an_empty_file_is_a_new_database() {
+fn an_empty_file_is_set_aside_with_the_log_beside_it() {
     let dir = tempfile::tempdir().unwrap();
     let before = make(dir.path());
     fs::write(database(dir.path()), b"").unwrap();
-    assert_ne!(open(dir.path()).state_id(), before);
+    fs::write(dir.path().join("db/state.db-wal"), b"all that is left").unwrap();
+    assert_eq!(open_damaged(dir.path(), before), Damage::Empty);
+    let place = crate::state::set_aside_folders(dir.path()).remove(0);
+    assert_eq!(fs::read(place.join("state.db-wal")).unwrap(), b"all that is left");
+}
+
+#[test]
+fn a_torn_log_does_not_make_a_database_look_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let state = open(dir.path());
+    copy_dir(&dir.path().join("db"), &copy.path().join("db"));
+    fs::write(copy.path().join("db/state.db-wal"), b"").unwrap();
+    assert_eq!(open(copy.path()).state_id(), state.state_id());
+}
+
+#[test]
+fn a_database_that_sqlite_cannot_write_or_read_in_its_format_is_set_aside() {
+    // The format for writing, for reading, of the schema, and the size of pages.
+    for (at, byte) in [(18, 9), (19, 9), (47, 9), (20, 255)] {
+        let dir = tempfile::tempdir().unwrap();
+        let before = make(dir.path());
+        let mut bytes = fs::read(database(dir.path())).unwrap();
+        bytes[at] = byte;
+        fs::write(database(dir.path()), bytes).unwrap();
+        assert!(matches!(open_damaged(dir.path(), before), Damage::Unreadable(_)), "{at}");
+    }
+}
+
+#[test]
+fn what_a_start_would_stumble_over_is_found_before() {
+    for change in ["UPDATE meta SET committed = x'ff'", "UPDATE outbox SET kind = 99 WHERE seq = 7"] {
+        let dir = tempfile::tempdir().unwrap();
+        let before = make(dir.path());
+        Connection::open(database(dir.path())).unwrap().execute_batch(change).unwrap();
+        assert!(matches!(open_damaged(dir.path(), before), Damage::Inconsistent(_)), "{change}");
+    }
 }
 
 #[test]
@@ -152,14 +189,40 @@ fn a_database_ahead_of_the_file_is_trusted() {
 }
 
 #[test]
-fn an_unreadable_number_beside_the_database_sets_it_aside() {
+fn with_an_unreadable_number_beside_it_a_database_keeps_its_records_and_commands_and_gets_a_new_identity() {
     for text in ["", "4", "\n", "four\n", "-1\n", "99999999999999999999999\n", "4\n4\n", "4 \n"] {
         let dir = tempfile::tempdir().unwrap();
         let before = make(dir.path());
         fs::write(dir.path().join("journal-high"), text).unwrap();
-        assert_eq!(open_damaged(dir.path(), before), Damage::JournalFile, "{text:?}");
-        assert_eq!(journal(&mut open(dir.path()), "a"), Some(1));
+        let opened = State::open(dir.path(), NOW_MS).unwrap();
+        assert_eq!(
+            opened.repair,
+            Some(Repair { damage: Damage::JournalFile, remedy: Remedy::Kept }),
+            "{text:?}"
+        );
+        let mut state = opened.state;
+        assert_ne!(state.state_id(), before);
+        assert_eq!(state.load().unwrap().records.len(), 500);
+        assert_eq!(journal(&mut state, "a"), None, "a command that was known is known");
+        assert_eq!(journal(&mut state, "d"), Some(4));
+        let id = state.state_id();
+        drop(state);
+        assert_eq!(open(dir.path()).state_id(), id, "it is sound");
     }
+}
+
+#[test]
+fn with_an_unreadable_number_beside_it_no_open_command_of_a_database_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = open(dir.path());
+    let entry = Entry::new("c".parse().unwrap(), NOW_MS, Moment { boot_id: Uuid::nil(), boottime_ms: 0 });
+    write(&mut state, &entry.moved(CommandState::Running, Words::default(), NOW_MS));
+    assert_eq!(state.open_commands().unwrap().len(), 1);
+    drop(state);
+    fs::write(dir.path().join("journal-high"), "torn").unwrap();
+    let state = State::open(dir.path(), NOW_MS).unwrap().state;
+    assert_eq!(state.open_commands().unwrap(), []);
+    assert_eq!(state.command(&"c".parse().unwrap()).unwrap().unwrap().state, CommandState::Indeterminate);
 }
 
 #[test]
@@ -167,7 +230,9 @@ fn a_lost_database_is_replaced_and_numbers_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let before = make(dir.path());
     fs::remove_dir_all(dir.path().join("db")).unwrap();
-    let mut state = open(dir.path());
+    let opened = State::open(dir.path(), NOW_MS).unwrap();
+    assert_eq!(opened.repair, Some(Repair { damage: Damage::Gone, remedy: Remedy::Replaced }));
+    let mut state = opened.state;
     assert_ne!(state.state_id(), before);
     assert_eq!(journal(&mut state, "a"), Some(4));
 }
@@ -180,7 +245,7 @@ fn only_the_last_few_damaged_databases_are_kept() {
         fs::write(database(dir.path()), b"garbage that is no database").unwrap();
         // The log must go too, or SQLite may restore the file from it.
         let _ = fs::remove_file(dir.path().join("db/state.db-wal"));
-        assert!(State::open(dir.path(), NOW_MS).unwrap().set_aside.is_some());
+        assert!(State::open(dir.path(), NOW_MS).unwrap().repair.is_some());
     }
     let names: Vec<String> = fs::read_dir(dir.path())
         .unwrap()

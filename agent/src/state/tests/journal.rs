@@ -67,7 +67,7 @@ fn a_database_rolled_back_to_before_an_effect_is_noticed_although_it_knows_the_c
     fs::remove_dir_all(dir.path().join("db")).unwrap();
     fs::rename(older.path().join("db"), dir.path().join("db")).unwrap();
     let opened = State::open(dir.path(), NOW_MS).unwrap();
-    assert_eq!(opened.set_aside.unwrap().damage, Damage::Behind { database: 1, file: 2 });
+    assert_eq!(opened.repair.unwrap().damage, Damage::Behind { database: 1, file: 2 });
     assert_ne!(opened.state.state_id(), before);
 }
 
@@ -151,7 +151,7 @@ fn a_first_layout_with_a_table_missing_is_set_aside_and_not_tried_for_ever() {
     schema::create_version_1(&mut old, StateId([7; 8])).unwrap();
     old.execute_batch("DROP TABLE journal").unwrap();
     drop(old);
-    assert_eq!(State::open(dir.path(), NOW_MS).unwrap().set_aside.unwrap().damage, Damage::Foreign);
+    assert_eq!(State::open(dir.path(), NOW_MS).unwrap().repair.unwrap().damage, Damage::Foreign);
 }
 
 #[test]
