@@ -1,5 +1,8 @@
 //! Asks the fleet server where its broker is: `GET {FLEET_URL}/api/v1/connect`.
 
+use std::time::Duration;
+
+use protocol::id::{DeviceId, OrgSlug};
 use serde::Deserialize;
 
 use crate::config::{Config, MqttUrl};
@@ -21,6 +24,8 @@ pub struct Endpoints {
     pub server_time_ms: Option<i64>,
     /// The server signs certificates for devices.
     pub client_certificates: bool,
+    /// Whose token it is; not told by earlier servers.
+    pub whose: Option<(DeviceId, OrgSlug)>,
 }
 
 impl Endpoints {
@@ -77,6 +82,8 @@ struct Answer {
     server_time: Option<String>,
     #[serde(default)]
     client_certificates: bool,
+    device_id: Option<String>,
+    org: Option<String>,
 }
 
 /// Asks now. Blocks for at most [`http::TIMEOUT`].
@@ -84,10 +91,15 @@ struct Answer {
 /// # Errors
 /// When the device is not enrolled, or the server cannot be reached, refuses, or answers something else.
 pub fn fetch(config: &Config) -> Result<Endpoints, ConnectError> {
+    fetch_within(config, http::TIMEOUT)
+}
+
+/// The same with another limit on the time.
+pub(crate) fn fetch_within(config: &Config, time: Duration) -> Result<Endpoints, ConnectError> {
     let Some(server) = config.fleet_url.as_ref().filter(|_| config.is_enrolled()) else {
         return Err(ConnectError::NotEnrolled);
     };
-    let client = http::client(config, server)?;
+    let client = http::client_within(config, server, time)?;
     let mut request = client.get(server.join("/api/v1/connect"));
     if let Some(token) = &config.device_token {
         request = request.header("X-Device-Token", token.expose());
@@ -106,16 +118,19 @@ pub fn fetch(config: &Config) -> Result<Endpoints, ConnectError> {
     }
 }
 
-fn parse(body: &[u8]) -> Result<Endpoints, String> {
+pub(crate) fn parse(body: &[u8]) -> Result<Endpoints, String> {
     let answer: Answer = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     // A server's clock that cannot be read is no reason not to connect.
     let server_time_ms = answer.server_time.and_then(|text| protocol::message::parse_rfc3339(&text).ok());
+    let device = answer.device_id.and_then(|id| DeviceId::new(&id).ok());
+    let org = answer.org.and_then(|slug| OrgSlug::new(&slug).ok());
     Ok(Endpoints {
         mqtt_url: usable("mqtt_url", answer.mqtt_url),
         mqtts_url: usable("mqtts_url", answer.mqtts_url),
         wss_url: usable("wss_url", answer.wss_url),
         server_time_ms,
         client_certificates: answer.client_certificates,
+        whose: device.zip(org),
     })
 }
 

@@ -1,9 +1,9 @@
 //! Makes this machine a device of a fleet.
 //!
-//! The device makes its own token and sends only its SHA-256. The order makes it safe to repeat after a power cut at any
+//! With an enrolment key the device makes its own token and sends only its SHA-256. The order makes it safe to repeat after a power cut at any
 //! instant: the token is on the disk (in [`pending`]'s file, mode 0600) before its hash leaves, the same id and hash get
 //! the same answer from the server, and `fleet.conf` changes in one step once the server has agreed. An enrolment that
-//! is refused leaves an earlier one untouched.
+//! is refused leaves an earlier one untouched. A token that an admin has made is asked about and written down, no more.
 
 mod authority;
 mod facts;
@@ -24,6 +24,8 @@ use crate::http::{self, Answer, HttpError};
 use crate::kernel;
 use crate::tls::TlsError;
 use authority::Authority;
+pub use authority::Pinned;
+pub(crate) use pending::path as pending_file;
 
 /// Longest answer that is read, in bytes.
 const ANSWER_MAX_LEN: u64 = 64 * 1024;
@@ -35,14 +37,23 @@ const KEY_MAX_LEN: usize = 256;
 pub struct Request<'a> {
     /// The fleet server.
     pub server: HttpUrl,
-    /// The enrolment key.
-    pub key: Secret,
+    /// What lets this device in.
+    pub credential: Credential,
     /// The wanted id; else the configured one, else the one made from the host's name.
     pub device_id: Option<DeviceId>,
     /// A file with the authorities that alone are trusted from now on, if the server has one of its own.
     pub ca: Option<PathBuf>,
     /// `--config`.
     pub config_file: Option<&'a Path>,
+}
+
+/// What lets a device in.
+#[derive(Debug)]
+pub enum Credential {
+    /// An enrolment key: the device makes its own token and registers itself.
+    Key(Secret),
+    /// The token of a device that an admin has registered.
+    Token(Secret),
 }
 
 /// The device belongs to a fleet now.
@@ -52,13 +63,19 @@ pub struct Enrolled {
     pub device_id: DeviceId,
     /// Its organisation.
     pub org: OrgSlug,
+    /// The server.
+    pub server: HttpUrl,
     /// Its status there; `awaiting_approval` if an admin has to agree first.
     pub status: String,
-    /// The file that was written.
+    /// The configuration file.
     pub file: PathBuf,
     /// Until when the certificate is good that it got as well, ms since 1970, or why it got none; absent where the server signs none,
     /// or somebody has put one there.
     pub certificate: Option<Result<i64, String>>,
+    /// Whether it says something else now than before.
+    pub changed: bool,
+    /// The authority that alone is trusted from now on, if one was given.
+    pub authority: Option<Pinned>,
     /// Keys that the environment sets to something else, so that the file has no effect.
     pub overridden: Vec<Key>,
 }
@@ -83,6 +100,33 @@ pub enum EnrollError {
         "the enrolment key is empty, too long or has blanks in it: copy it whole from `fleetd enrollment-key add`"
     )]
     KeyForm,
+    /// The token is no token.
+    #[error(
+        "a device's token has 64 characters 0-9 and a-f: copy it whole, as the server showed it when the device was registered \
+         or got a new token"
+    )]
+    TokenForm,
+    /// The server does not know the token.
+    #[error(
+        "{server} does not accept this token{detail}. A token is good until the next one is made: have an admin make one \
+         (rotate-token) and use that; and use https:// where the address is http://"
+    )]
+    TokenUnknown {
+        /// The server's address.
+        server: String,
+        /// The server's words.
+        detail: String,
+    },
+    /// The token is another device's.
+    #[error(
+        "this token is that of the device {found}, not of {wanted}; leave --device-id out, or get the right token"
+    )]
+    OtherDevice {
+        /// Whose it is.
+        found: DeviceId,
+        /// Whose it should be.
+        wanted: DeviceId,
+    },
     /// The system has no randomness to give.
     #[error("cannot make a token: the system gives no random numbers")]
     Random(#[source] getrandom::Error),
@@ -148,6 +192,11 @@ pub enum EnrollError {
 }
 
 #[derive(Deserialize)]
+struct Shown {
+    status: String,
+}
+
+#[derive(Deserialize)]
 struct Registered {
     device_id: String,
     org: String,
@@ -161,7 +210,7 @@ struct Registered {
 /// # Errors
 /// When the configuration, the key, the network or the server does not allow it.
 pub fn enroll(request: &Request<'_>) -> Result<Enrolled, EnrollError> {
-    check_key(&request.key)?;
+    check(&request.credential)?;
     let file = config::choose_file(request.config_file).unwrap_or_else(|| config::SYSTEM_FILE.into());
     let mut current = match Config::load(Some(&file)) {
         Err(ConfigError::File(FileError::Missing { .. })) => {
@@ -173,27 +222,10 @@ pub fn enroll(request: &Request<'_>) -> Result<Enrolled, EnrollError> {
     if let Some(ca) = &request.ca {
         current.ca_file = Some(ca.clone());
     }
-    let device_id = request.device_id.clone().unwrap_or_else(|| current.device_id.clone());
-    let token = match reusable(&current, &request.server, &device_id) {
-        Some(token) => token,
-        None => pending::load_or_make(&file, &request.server, &device_id)?,
+    let Member { device_id, org, status, token, signs } = match &request.credential {
+        Credential::Key(key) => register(request, key, &current, &file)?,
+        Credential::Token(token) => verify(request, token, &current)?,
     };
-
-    let mut body = json!({
-        "device_id": device_id,
-        "token_sha256": hex(&Sha256::digest(token.expose())),
-        "arch": std::env::consts::ARCH,
-    });
-    for (name, value) in facts::collect(&current.app_dir) {
-        body[name] = value.into();
-    }
-    let client = http::client(&current, &request.server)?;
-    let called = client
-        .post(request.server.join("/api/v1/devices/register"))
-        .header("X-Enrollment-Key", request.key.expose())
-        .send_json(&body);
-    let answer = http::finish(&request.server, called, ANSWER_MAX_LEN)?;
-    let Agreed { org, status, signs } = judge(&request.server, &device_id, &answer)?;
 
     let server = request.server.to_string();
     let mut changes = vec![
@@ -207,13 +239,17 @@ pub fn enroll(request: &Request<'_>) -> Result<Enrolled, EnrollError> {
         changes.push((Key::CaFile, authority.place()?));
     }
     let lines: Vec<_> = changes.iter().map(|(key, value)| (key.name(), *value)).collect();
+    let before = config::read_file(&file).ok();
     config::update_file(&file, config::EXAMPLE, &lines)?;
+    let changed = before != config::read_file(&file).ok();
     pending::remove(&file);
     let certificate = if signs { certify(&file) } else { None };
     let overrides = config::environment();
     let differs = |(key, value): &(Key, &str)| overrides.iter().any(|(k, v)| k == key && v != value);
     let overridden = changes.iter().filter(|change| differs(change)).map(|(key, _)| *key).collect();
-    Ok(Enrolled { device_id, org, status, file, certificate, overridden })
+    let authority = authority.map(Authority::pinned);
+    let server = request.server.clone();
+    Ok(Enrolled { device_id, org, server, status, file, certificate, changed, authority, overridden })
 }
 
 /// Has a certificate signed for the device that was enrolled. The agent that runs tries again where this fails, so it is no reason
@@ -227,10 +263,90 @@ fn certify(file: &Path) -> Option<Result<i64, String>> {
     Some(issued.keep(&config).map(|()| issued.expires_at_ms).map_err(|error| error.to_string()))
 }
 
-fn check_key(key: &Secret) -> Result<(), EnrollError> {
-    let text = key.expose();
-    let good = !text.is_empty() && text.len() <= KEY_MAX_LEN && text.bytes().all(|b| b.is_ascii_graphic());
-    if good { Ok(()) } else { Err(EnrollError::KeyForm) }
+/// A device that the server knows.
+struct Member {
+    device_id: DeviceId,
+    org: OrgSlug,
+    status: String,
+    token: Secret,
+    /// The server signs certificates.
+    signs: bool,
+}
+
+/// The device registers itself, with a token that it has made.
+fn register(
+    request: &Request<'_>,
+    key: &Secret,
+    current: &Config,
+    file: &Path,
+) -> Result<Member, EnrollError> {
+    let device_id = request.device_id.clone().unwrap_or_else(|| current.device_id.clone());
+    let token = match reusable(current, &request.server, &device_id) {
+        Some(token) => token,
+        None => pending::load_or_make(file, &request.server, &device_id)?,
+    };
+    let mut body = json!({
+        "device_id": device_id,
+        "token_sha256": hex(&Sha256::digest(token.expose())),
+        "arch": std::env::consts::ARCH,
+    });
+    for (name, value) in facts::collect(&current.app_dir) {
+        body[name] = value.into();
+    }
+    let client = http::client(current, &request.server)?;
+    let called = client
+        .post(request.server.join("/api/v1/devices/register"))
+        .header("X-Enrollment-Key", key.expose())
+        .send_json(&body);
+    let answer = http::finish(&request.server, called, ANSWER_MAX_LEN)?;
+    let Agreed { org, status, signs } = judge(&request.server, &device_id, &answer)?;
+    Ok(Member { device_id, org, status, token, signs })
+}
+
+/// Asks the server whose token this is, and how that device is.
+fn verify(request: &Request<'_>, token: &Secret, current: &Config) -> Result<Member, EnrollError> {
+    let server = &request.server;
+    let client = http::client(current, server)?;
+    let ask = |path: &str| {
+        let called = client.get(server.join(path)).header("X-Device-Token", token.expose()).call();
+        http::finish(server, called, ANSWER_MAX_LEN)
+    };
+    let answer = ask("/api/v1/connect")?;
+    let odd = |problem: &str| EnrollError::Answer { server: server.to_string(), problem: problem.to_owned() };
+    let detail = answer.problem_detail();
+    match answer.status {
+        200 => {}
+        401 | 403 => return Err(EnrollError::TokenUnknown { server: server.to_string(), detail }),
+        404 | 405 => return Err(EnrollError::NotFound(server.to_string())),
+        429 => return Err(EnrollError::TooMany(answer.retry_after_seconds)),
+        status @ 500.. => return Err(EnrollError::Trouble { status, detail }),
+        status => return Err(odd(&format!("HTTP {status}{detail}"))),
+    }
+    let endpoints = crate::connect::parse(&answer.body).map_err(|problem| odd(&problem))?;
+    let (device_id, org) = endpoints
+        .whose
+        .ok_or_else(|| odd("it does not say whose token this is; is it older than this agent?"))?;
+    if let Some(wanted) = request.device_id.as_ref().filter(|wanted| **wanted != device_id) {
+        return Err(EnrollError::OtherDevice { found: device_id, wanted: wanted.clone() });
+    }
+    // Only to be told: the token is good.
+    let shown = ask(&format!("/api/v1/devices/{device_id}")).ok().filter(|answer| answer.status == 200);
+    let shown: Option<Shown> = shown.and_then(|answer| serde_json::from_slice(&answer.body).ok());
+    let status = shown.map_or_else(|| "registered".to_owned(), |shown| shown.status);
+    Ok(Member { device_id, org, status, token: token.clone(), signs: endpoints.client_certificates })
+}
+
+fn check(credential: &Credential) -> Result<(), EnrollError> {
+    match credential {
+        Credential::Key(key) => {
+            let text = key.expose();
+            let good =
+                !text.is_empty() && text.len() <= KEY_MAX_LEN && text.bytes().all(|b| b.is_ascii_graphic());
+            if good { Ok(()) } else { Err(EnrollError::KeyForm) }
+        }
+        Credential::Token(token) if config::is_token(token.expose()) => Ok(()),
+        Credential::Token(_) => Err(EnrollError::TokenForm),
+    }
 }
 
 /// The token of an enrolment of this device at this server that is in force: repeating it changes nothing.

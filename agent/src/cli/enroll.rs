@@ -1,34 +1,29 @@
 //! `enroll`.
 
-use std::fs::File;
-use std::io::{IsTerminal as _, Read, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use protocol::message::rfc3339;
+use serde_json::{Value, json};
 
-use super::{EnrollArguments, failure, say};
-use crate::config::{Scheme, Secret};
-use crate::enroll::{Enrolled, Request, enroll};
+use super::{EnrollArguments, FAILED, failure, say, secret, with_causes};
+use crate::config::{Key, Scheme};
+use crate::enroll::{Credential, Enrolled, Request, enroll};
 
-/// Longest text that is read for a key, in bytes.
-const KEY_TEXT_MAX_LEN: u64 = 1024;
 /// The service that has to read the new configuration.
 const UNIT: &str = "r58-fleet-agent.service";
 
-/// The key cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read the enrolment key from {from}")]
-struct KeyError {
-    from: String,
-    source: std::io::Error,
-}
-
 pub(super) fn run(arguments: EnrollArguments, config_file: Option<&Path>) -> ExitCode {
-    let EnrollArguments { server, key, key_file, ca, device_id, no_restart } = arguments;
-    let key = match read_key(key, key_file) {
-        Ok(key) => key,
-        Err(error) => return failure(&error),
+    let EnrollArguments { server, key, key_file, token, token_file, ca, device_id, no_restart, json } =
+        arguments;
+    let credential = if token.is_some() || token_file.is_some() {
+        secret::read("device's token", token, token_file.as_deref()).map(Credential::Token)
+    } else {
+        secret::read("enrolment key", key, key_file.as_deref()).map(Credential::Key)
+    };
+    let credential = match credential {
+        Ok(credential) => credential,
+        Err(error) => return failed(&error, json),
     };
     if server.scheme() == Scheme::Http && !server.is_loopback() {
         eprintln!(
@@ -36,84 +31,99 @@ pub(super) fn run(arguments: EnrollArguments, config_file: Option<&Path>) -> Exi
              if you can"
         );
     }
-    match enroll(&Request { server, key, device_id, ca, config_file }) {
-        Err(error) => failure(&error),
+    match enroll(&Request { server, credential, device_id, ca, config_file }) {
+        Err(error) => failed(&error, json),
         Ok(enrolled) => {
-            report(&enrolled);
             // A service reads the file in its usual place, and no other.
             let restarted = config_file.is_none() && !no_restart && restart_service();
-            say(if restarted {
-                "The agent runs with it now. See: r58-fleet-agent status\n"
-            } else {
-                "Now start the agent: systemctl restart r58-fleet-agent (or, without systemd: r58-fleet-agent run)\n"
-            });
+            say(&if json { as_json(&enrolled, restarted) } else { as_text(&enrolled, restarted) });
+            if let Some(Err(problem)) = &enrolled.certificate {
+                eprintln!(
+                    "r58-fleet-agent: warning: no certificate yet: {problem}. The agent asks again, and uses its token until then"
+                );
+            }
+            for key in &enrolled.overridden {
+                eprintln!(
+                    "r58-fleet-agent: warning: the environment variable {name} says something else and overrides the file; \
+                     unset it",
+                    name = key.name()
+                );
+            }
             ExitCode::SUCCESS
         }
     }
 }
 
-fn report(enrolled: &Enrolled) {
-    let Enrolled { device_id, org, status, file, certificate, overridden } = enrolled;
-    say(&format!("This device is {device_id} of the organisation {org}. Written to {}.\n", file.display()));
-    match status.as_str() {
+fn failed(error: &dyn std::error::Error, json: bool) -> ExitCode {
+    if json {
+        say(&format!("{:#}\n", json!({"error": with_causes(error)})));
+        return ExitCode::from(FAILED);
+    }
+    failure(error)
+}
+
+fn as_json(enrolled: &Enrolled, restarted: bool) -> String {
+    let authority = enrolled.authority.as_ref();
+    let overridden: Vec<&str> = enrolled.overridden.iter().map(|key: &Key| key.name()).collect();
+    let value = json!({
+        "device_id": enrolled.device_id,
+        "org": enrolled.org,
+        "server": enrolled.server.to_string(),
+        "status": enrolled.status,
+        "file": enrolled.file,
+        "changed": enrolled.changed,
+        "certificate": match &enrolled.certificate {
+            None => Value::Null,
+            Some(Ok(until)) => json!({"expires_at": rfc3339(*until), "error": null}),
+            Some(Err(problem)) => json!({"expires_at": null, "error": problem}),
+        },
+        "authority": authority.map(|it| json!({"file": it.file, "sha256": it.fingerprints})),
+        "service": if restarted { "restarted" } else { "not_restarted" },
+        "overridden": overridden,
+    });
+    format!("{value:#}\n")
+}
+
+/// What was done, line by line, and what is next.
+fn as_text(enrolled: &Enrolled, restarted: bool) -> String {
+    let Enrolled { device_id, org, server, status, file, changed, authority, certificate, .. } = enrolled;
+    let file = file.display();
+    let written = if *changed {
+        format!("Written to {file}.")
+    } else {
+        format!("{file} said so already and was not changed.")
+    };
+    let mut text = format!("This device is {device_id} of the organisation {org} at {server}. {written}\n");
+    if let Some(authority) = authority {
+        text.push_str(&format!(
+            "Trusted from now on: the authority in {} alone, SHA-256 {}.\n",
+            authority.file.display(),
+            authority.fingerprints.join(", ")
+        ));
+    }
+    text.push_str(&match status.as_str() {
         "awaiting_approval" => {
-            say(
-                "Status: awaiting_approval. An admin has to approve it; until then it is seen and gets no commands.\n",
-            );
+            "Status: awaiting_approval. An admin has to approve it; until then it is seen and gets no commands.\n".to_owned()
         }
-        "offline" => say("Status: registered. It is online as soon as the agent has connected.\n"),
+        "offline" | "registered" => {
+            "Status: registered. It is online as soon as the agent has connected.\n".to_owned()
+        }
         other => {
             let clean: String = other.chars().filter(|c| !c.is_control()).take(40).collect();
-            say(&format!("Status: {clean}.\n"));
+            format!("Status: {clean}.\n")
         }
+    });
+    if let Some(Ok(until)) = certificate {
+        text.push_str(&format!("It has a certificate, good until {}.\n", rfc3339(*until)));
     }
-    match certificate {
-        Some(Ok(until)) => say(&format!("It has a certificate, good until {}.\n", rfc3339(*until))),
-        Some(Err(problem)) => {
-            eprintln!(
-                "r58-fleet-agent: warning: no certificate yet: {problem}. The agent asks again, and uses its token until then"
-            );
-        }
-        None => {}
-    }
-    for key in overridden {
-        eprintln!(
-            "r58-fleet-agent: warning: the environment variable {name} says something else and overrides the file; \
-             unset it",
-            name = key.name()
-        );
-    }
-}
-
-/// The key from where the arguments say, without the blanks and line ends around it.
-fn read_key(key: Option<Secret>, file: Option<PathBuf>) -> Result<Secret, KeyError> {
-    let text = match (key, file) {
-        (Some(key), _) if key.expose() != "-" => key,
-        (_, Some(path)) if path != Path::new("-") => {
-            let failed = |source| KeyError { from: path.display().to_string(), source };
-            bounded(File::open(&path).map_err(failed)?).map_err(failed)?
-        }
-        _ => {
-            let failed = |source| KeyError { from: "standard input".to_owned(), source };
-            let stdin = std::io::stdin();
-            if stdin.is_terminal() {
-                eprint!("Enrolment key: ");
-                let _ = std::io::stderr().flush();
-                let mut line = String::new();
-                stdin.read_line(&mut line).map_err(failed)?;
-                Secret::new(line)
-            } else {
-                bounded(stdin.lock()).map_err(failed)?
-            }
-        }
-    };
-    Ok(Secret::new(text.expose().trim().to_owned()))
-}
-
-fn bounded(from: impl Read) -> std::io::Result<Secret> {
-    let mut text = String::new();
-    from.take(KEY_TEXT_MAX_LEN).read_to_string(&mut text)?;
-    Ok(Secret::new(text))
+    text.push_str(if restarted {
+        "The agent's service was restarted and runs with it now. See: r58-fleet-agent status. If it does not connect: \
+         r58-fleet-agent doctor\n"
+    } else {
+        "Now start the agent: systemctl restart r58-fleet-agent (or, without systemd: r58-fleet-agent run). Then see: \
+         r58-fleet-agent status\n"
+    });
+    text
 }
 
 /// Restarts the service if this machine has it; says whether that worked.

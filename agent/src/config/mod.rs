@@ -27,6 +27,7 @@ pub use file::{FILE_FAILPOINTS, FileError, update_file, write_private};
 pub(crate) use file::{Readers, change_file};
 pub use import::{ImportError, Imported, give_token_back, import};
 pub use key::Key;
+pub(crate) use resolve::is_token;
 pub use resolve::{BadValue, Origin};
 pub use secret::Secret;
 pub use url::{HttpUrl, MqttUrl, Scheme, UrlError};

@@ -139,7 +139,8 @@ impl Reader {
 /// Where the application says what it does, unless told otherwise.
 const APP_STATUS_URL: &str = "http://localhost:8000/api/v1/sessions/status";
 
-fn is_token(text: &str) -> bool {
+/// Whether that has the form of a device's token.
+pub(crate) fn is_token(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 

@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
 
 use super::{EnrollError, hex};
@@ -13,6 +15,15 @@ use crate::tls;
 pub(super) struct Authority {
     pem: Vec<u8>,
     path: PathBuf,
+}
+
+/// Whom alone the device trusts from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pinned {
+    /// Where the certificates are kept.
+    pub file: PathBuf,
+    /// The SHA-256 of each, as `openssl x509 -fingerprint -sha256` shows it.
+    pub fingerprints: Vec<String>,
 }
 
 impl Authority {
@@ -30,6 +41,17 @@ impl Authority {
     /// Writes it where it stays.
     pub(super) fn keep(&self) -> Result<(), FileError> {
         config::write_private(&self.path, &self.pem)
+    }
+
+    /// What to tell of it.
+    pub(super) fn pinned(self) -> Pinned {
+        let certificates = CertificateDer::pem_slice_iter(&self.pem).filter_map(Result::ok);
+        let fingerprint = |certificate: CertificateDer<'_>| {
+            let pairs: Vec<String> =
+                Sha256::digest(&certificate).iter().map(|byte| format!("{byte:02X}")).collect();
+            pairs.join(":")
+        };
+        Pinned { fingerprints: certificates.map(fingerprint).collect(), file: self.path }
     }
 
     /// Where that is, as `fleet.conf` can name it.

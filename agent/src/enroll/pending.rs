@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{EnrollError, hex, reusable};
 use crate::config::{self, Config, HttpUrl, Key, Secret};
 
-fn path(config_file: &Path) -> PathBuf {
+pub(crate) fn path(config_file: &Path) -> PathBuf {
     let mut path = config_file.as_os_str().to_owned();
     path.push(".enrolling");
     path.into()

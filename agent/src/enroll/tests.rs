@@ -68,7 +68,7 @@ fn registered(id: &str, status: &str) -> String {
 fn request<'a>(server: &HttpUrl, file: &'a Path) -> Request<'a> {
     Request {
         server: server.clone(),
-        key: Secret::new(KEY.to_owned()),
+        credential: Credential::Key(Secret::new(KEY.to_owned())),
         device_id: Some(DeviceId::new("studio-1").unwrap()),
         ca: None,
         config_file: Some(file),
@@ -222,7 +222,7 @@ fn a_key_that_is_none_is_noticed_before_anything_is_sent_or_written() {
     let file = folder.path().join("fleet.conf");
     let server: HttpUrl = "http://127.0.0.1:1".parse().unwrap();
     for bad in [String::new(), "two words".into(), "k".repeat(300), "k\u{e4}".into()] {
-        let request = Request { key: Secret::new(bad), ..request(&server, &file) };
+        let request = Request { credential: Credential::Key(Secret::new(bad)), ..request(&server, &file) };
         assert!(matches!(enroll(&request), Err(EnrollError::KeyForm)));
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -10,6 +10,7 @@ use warp::reply::Response;
 use super::certificates;
 use super::problem::Problem;
 use super::request::{Request, json};
+use crate::auth::caller::Caller;
 
 /// `GET /connect`
 pub(super) async fn connect(mut request: Request) -> Result<Response, Problem> {
@@ -37,6 +38,11 @@ pub(super) async fn connect(mut request: Request) -> Result<Response, Problem> {
         && let Some(url) = url("mqtt", bound.mqtt.or(app.config.mqtt_listen))
     {
         answer["mqtt_url"] = url.into();
+    }
+    // Whose token it is: with this a device that somebody else has registered needs nothing but its token.
+    if let Caller::Device(device) = request.caller()? {
+        answer["device_id"] = device.device.as_str().into();
+        answer["org"] = device.org.slug.as_str().into();
     }
     json(StatusCode::OK, &answer)
 }

@@ -41,6 +41,8 @@ fn people() -> Vec<Operation> {
                 ("mqtt_url?", told(string(), "Only for a device that may use plain MQTT itself.")),
                 ("mqtts_url?", told(string(), "MQTT over TLS.")),
                 ("wss_url?", told(string(), "MQTT over WebSocket.")),
+                ("device_id", told(string(), "Whose token this is.")),
+                ("org", told(string(), "Its organisation.")),
                 ("server_time", time()),
                 ("client_certificates", told(flag(), "The server signs certificates for devices.")),
             ]),
