@@ -1,8 +1,10 @@
 //! The command line.
 
+mod doctor;
 mod enroll;
 mod import;
 mod run;
+mod secret;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -15,6 +17,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use protocol::id::DeviceId;
+use serde_json::json;
 
 use crate::config::{HttpUrl, Secret};
 
@@ -23,8 +26,8 @@ const FAILED: u8 = 1;
 
 const EXIT_STATUS: &str = "\
 Exit status:
-  0   done; for status: running and connected; for run: stopped as asked, or FLEET_ENABLED is false
-  1   failed, with the reason on standard error
+  0   done; for status: running and connected; for doctor: no step failed; for run: stopped as asked, or FLEET_ENABLED is false
+  1   failed, with the reason on standard error; for doctor: a step failed
   2   the command line is wrong
   3   status: the agent is not running
   4   status: the agent is running and not connected
@@ -63,6 +66,9 @@ enum Command {
     /// Makes the device's own token, registers the device with the server and writes both into the configuration file.
     /// Safe to repeat whenever it did not work or the power failed. Needs an enrolment key, which an admin makes with
     /// `fleetd enrollment-key add`; without --key and --key-file it is read from standard input.
+    ///
+    /// A device that an admin has registered (or given a new token) is enrolled with that token: --token-file, or --token - for
+    /// standard input. The server is asked whose token it is, and nothing is registered.
     Enroll(EnrollArguments),
     /// Take over the configuration of an earlier agent
     ///
@@ -78,8 +84,22 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Find out why this device is not online
+    ///
+    /// Looks at the device (configuration, secrets, state folder, service, application, network), then walks the way to the
+    /// server: DNS, TCP, TLS, HTTP or MQTT, the token, the clock. Says which step fails and what to do. Changes nothing, does
+    /// not disturb a running agent, and takes a minute at most. Exit status 0: no step failed; 1: one did.
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the version
-    Version,
+    Version {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the completions for a shell
     ///
     /// For bash: r58-fleet-agent completion bash > /usr/share/bash-completion/completions/r58-fleet-agent
@@ -106,6 +126,13 @@ struct EnrollArguments {
     /// File that holds the enrolment key, or - for standard input
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// The token of a device that an admin has registered, in place of a key; or - to read it from standard input, which is
+    /// better: a token given here can be seen by every user of this machine while the command runs
+    #[arg(long, value_name = "TOKEN", conflicts_with_all = ["key", "key_file", "token_file"], value_parser = secret)]
+    token: Option<Secret>,
+    /// File that holds that token, or - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "key_file"])]
+    token_file: Option<PathBuf>,
     /// File with the authority that the server's certificate is of, in PEM form, if it is one of your own (fleetd tls init). It
     /// is kept beside fleet.conf, and from then on no other is trusted
     #[arg(long, value_name = "FILE")]
@@ -116,6 +143,9 @@ struct EnrollArguments {
     /// Do not restart the service afterwards
     #[arg(long)]
     no_restart: bool,
+    /// Say what was done as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -145,8 +175,15 @@ pub fn main() -> ExitCode {
         Command::Enroll(arguments) => enroll::run(arguments, config),
         Command::Import(arguments) => import::run(&arguments, config),
         Command::Status { json } => status::run(config, json),
-        Command::Version => {
-            say(&format!("r58-fleet-agent {} ({})\n", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH));
+        Command::Doctor { json } => doctor::run(config, json),
+        Command::Version { json } => {
+            let (version, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+            say(&if json {
+                let value = json!({"name": "r58-fleet-agent", "version": version, "arch": arch});
+                format!("{value:#}\n")
+            } else {
+                format!("r58-fleet-agent {version} ({arch})\n")
+            });
             ExitCode::SUCCESS
         }
         Command::Completion { shell } => {

@@ -1,6 +1,6 @@
 //! A small HTTP client for short questions to the fleet server, with failures that a person can act on.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::io;
 use std::time::Duration;
 
@@ -62,8 +62,7 @@ pub enum HttpError {
     },
     /// Nothing came back in time.
     #[error(
-        "no answer from {server} within {} s: check the network cable or Wi-Fi and the venue's firewall, then try again",
-        TIMEOUT.as_secs()
+        "no answer from {server} in time: check the network cable or Wi-Fi and the venue's firewall, then try again"
     )]
     TimedOut {
         /// The server's address.
@@ -173,11 +172,20 @@ impl Answer {
 /// # Errors
 /// When the server is to be spoken to over TLS and that cannot be set up.
 pub(crate) fn client(config: &Config, server: &HttpUrl) -> Result<ureq::Agent, HttpError> {
+    client_within(config, server, TIMEOUT)
+}
+
+/// The same with another limit on the time of one question.
+pub(crate) fn client_within(
+    config: &Config,
+    server: &HttpUrl,
+    time: Duration,
+) -> Result<ureq::Agent, HttpError> {
     let mut builder = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .timeout_global(Some(TIMEOUT))
+        .timeout_global(Some(time))
         .max_response_header_size(32 * 1024)
         // The server closes one that stands idle for 15 s: a request must not meet that.
         .max_idle_age(IDLE_MAX)
@@ -279,7 +287,8 @@ fn explain_io(server: &HttpUrl, error: &io::Error) -> HttpError {
     }
 }
 
-fn with_causes(error: &ureq::Error) -> String {
+/// An error and its causes in one text.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(deeper) = cause {

@@ -9,6 +9,7 @@ pub mod command;
 pub mod config;
 pub mod connect;
 pub mod core_dumps;
+pub mod doctor;
 pub mod effect;
 pub mod enroll;
 pub mod failpoint;

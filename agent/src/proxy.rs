@@ -15,7 +15,7 @@ use std::fmt;
 
 use crate::config::{Scheme, Secret};
 
-pub(crate) use tunnel::through;
+pub(crate) use tunnel::{TunnelError, through, through_blocking};
 
 /// A proxy.
 #[derive(Debug, Clone)]

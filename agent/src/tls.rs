@@ -6,13 +6,15 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use rustls::ClientConfig;
-use rustls::RootCertStore;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WantsClientCert, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore, SignatureScheme, WantsVerifier,
+};
 use zeroize::Zeroizing;
 
 use crate::certificate;
@@ -111,26 +113,107 @@ pub(crate) fn client_config_with(
     config: &Config,
     identity: Option<Identity>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = builder()?.with_root_certificates(roots(config)?);
+    with_identity(config, builder, identity).map(Arc::new)
+}
+
+/// The same, with somebody who remembers the certificate that the peer shows, trusted or not.
+pub(crate) fn witnessed_config(
+    config: &Config,
+    identity: Option<Identity>,
+) -> Result<(Arc<ClientConfig>, Arc<Witness>), TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let judge = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(config)?), provider)
+        .build()
+        .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
+    let witness = Arc::new(Witness { judge, seen: OnceLock::new() });
+    // Only what is remembered is added: the verdict stays that of the usual judge.
+    let verifier: Arc<dyn ServerCertVerifier> = witness.clone();
+    let builder = builder()?.dangerous().with_custom_certificate_verifier(verifier);
+    Ok((Arc::new(with_identity(config, builder, identity)?), witness))
+}
+
+/// Judges a peer's certificate as always, and remembers it.
+#[derive(Debug)]
+pub(crate) struct Witness {
+    judge: Arc<WebPkiServerVerifier>,
+    seen: OnceLock<CertificateDer<'static>>,
+}
+
+impl Witness {
+    /// The certificate that the peer showed.
+    pub(crate) fn certificate(&self) -> Option<&[u8]> {
+        self.seen.get().map(AsRef::as_ref)
+    }
+}
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        own: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.seen.get_or_init(|| own.clone().into_owned());
+        self.judge.verify_server_cert(own, others, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.judge.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.judge.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.judge.supported_verify_schemes()
+    }
+}
+
+fn roots(config: &Config) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     // A list of a hundred authorities may have one that rustls does not like; the others are still good.
     let (usable, _) = roots.add_parsable_certificates(authorities(config)?);
     if usable == 0 {
         return Err(TlsError::Pem { what: "usable authority certificate", path: authorities_file(config) });
     }
+    Ok(roots)
+}
+
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::Setup)?
-        .with_root_certificates(roots);
-    let client = match identity {
+        .map_err(TlsError::Setup)
+}
+
+/// How the device shows who it is.
+fn with_identity(
+    config: &Config,
+    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    identity: Option<Identity>,
+) -> Result<ClientConfig, TlsError> {
+    Ok(match identity {
         Some(identity) => builder.with_client_auth_cert(identity.chain, identity.key).map_err(|source| {
             let [cert, key] =
                 [&config.client_cert, &config.client_key].map(|path| path.clone().unwrap_or_default());
             TlsError::Identity { cert, key, source }
         })?,
         None => builder.with_no_client_auth(),
-    };
-    Ok(Arc::new(client))
+    })
 }
 
 /// The same for the HTTP client.
@@ -172,6 +255,12 @@ fn authorities(config: &Config) -> Result<Vec<CertificateDer<'static>>, TlsError
 pub(crate) fn read_authorities(path: &Path) -> Result<Vec<u8>, TlsError> {
     certificates("authority certificate", path)?;
     read("authority certificate", path)
+}
+
+/// The first certificate in a file, in DER form.
+pub(crate) fn first_certificate(path: &Path) -> Result<Vec<u8>, TlsError> {
+    // Proof: `certificates` gives none only as an error.
+    certificates("certificate", path).map(|all| all.first().map(|first| first.to_vec()).unwrap_or_default())
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -72,6 +72,7 @@ fn every_link_of_the_documents_leads_somewhere() {
         "docs/backup.md",
         "docs/bench.md",
         "docs/testing.md",
+        "docs/troubleshooting.md",
     ] {
         let text = read(document);
         let folder = root().join(document).parent().unwrap().to_owned();

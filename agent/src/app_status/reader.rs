@@ -81,7 +81,8 @@ impl Reader {
         AppStatus { liveness, because, answer, version }
     }
 
-    fn ask(&mut self) -> Asked {
+    /// Asks the application now; blocks for at most some 4 s.
+    pub(crate) fn ask(&mut self) -> Asked {
         let answer = match &self.way {
             Way::None => return Asked::NotConfigured,
             Way::Blocked(problem) => Err(Failure::Other(problem.clone())),

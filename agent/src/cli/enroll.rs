@@ -27,7 +27,7 @@ pub(super) fn run(arguments: EnrollArguments, config_file: Option<&Path>) -> Exi
     };
     if server.scheme() == Scheme::Http && !server.is_loopback() {
         eprintln!(
-            "r58-fleet-agent: warning: {server} is not encrypted, so everybody on the way can read the key; use https:// \
+            "r58-fleet-agent: warning: {server} is not encrypted, so everybody on the way can read what it is sent; use https:// \
              if you can"
         );
     }

@@ -35,15 +35,7 @@ pub(crate) async fn through<S: AsyncRead + AsyncWrite + Unpin>(
     host: &str,
     port: u16,
 ) -> Result<(), TunnelError> {
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let mut request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n");
-    if let Some((name, password)) = &proxy.login {
-        let credentials = base64(format!("{name}:{}", password.expose()).as_bytes());
-        // Writing to a String cannot fail.
-        let _ = write!(request, "Proxy-Authorization: Basic {credentials}\r\n");
-    }
-    request.push_str("\r\n");
-    stream.write_all(request.as_bytes()).await?;
+    stream.write_all(request(proxy, host, port).as_bytes()).await?;
     stream.flush().await?;
     // Byte by byte: what comes after the answer is the other end's.
     let mut answer = Vec::with_capacity(256);
@@ -53,9 +45,49 @@ pub(crate) async fn through<S: AsyncRead + AsyncWrite + Unpin>(
         }
         answer.push(stream.read_u8().await?);
     }
+    judge(&answer)
+}
+
+/// The same where waiting is done by blocking.
+///
+/// # Errors
+/// It does not.
+pub(crate) fn through_blocking(
+    stream: &mut (impl std::io::Read + std::io::Write),
+    proxy: &Proxy,
+    host: &str,
+    port: u16,
+) -> Result<(), TunnelError> {
+    stream.write_all(request(proxy, host, port).as_bytes())?;
+    stream.flush()?;
+    let mut answer = Vec::with_capacity(256);
+    while !answer.ends_with(b"\r\n\r\n") {
+        if answer.len() == ANSWER_MAX_BYTES {
+            return Err(TunnelError::Answer);
+        }
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        answer.extend(byte);
+    }
+    judge(&answer)
+}
+
+fn request(proxy: &Proxy, host: &str, port: u16) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let mut request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n");
+    if let Some((name, password)) = &proxy.login {
+        let credentials = base64(format!("{name}:{}", password.expose()).as_bytes());
+        // Writing to a String cannot fail.
+        let _ = write!(request, "Proxy-Authorization: Basic {credentials}\r\n");
+    }
+    request.push_str("\r\n");
+    request
+}
+
+fn judge(answer: &[u8]) -> Result<(), TunnelError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
-    response.parse(&answer).map_err(|_| TunnelError::Answer)?;
+    response.parse(answer).map_err(|_| TunnelError::Answer)?;
     match response.code {
         Some(200..=299) => Ok(()),
         Some(code) => Err(TunnelError::Refused(code)),
