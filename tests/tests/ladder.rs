@@ -284,7 +284,7 @@ fn enrolment_mqtts_and_wss_go_through_a_proxy_with_a_password_that_shows_nowhere
     let (https, mqtts) = (free_port(), free_port());
     let mut server = Server::start_with(&[ASKED_OFTEN]);
     assert!(server.stop().success());
-    server.run_ok(&["tls", "init", "--name", "localhost"], "");
+    server.run_ok(&["tls", "init", "--name", "localhost", "--name", "127.0.0.1"], "");
     server.set("FLEET_HTTPS_LISTEN", Some(&format!("127.0.0.1:{https}")));
     server.set("FLEET_MQTTS_LISTEN", Some(&format!("127.0.0.1:{mqtts}")));
     server.set("FLEET_MQTT_LISTEN", Some(""));
@@ -303,7 +303,7 @@ fn enrolment_mqtts_and_wss_go_through_a_proxy_with_a_password_that_shows_nowhere
     agent.start();
     let api = server.api();
     connected_over(&api, "mqtts");
-    let (to_https, to_mqtts) = (format!("localhost:{https} 200"), format!("localhost:{mqtts} 200"));
+    let (to_https, to_mqtts) = (format!("localhost:{https} 200"), format!("127.0.0.1:{mqtts} 200"));
     assert!(
         [&to_https, &to_mqtts].iter().all(|target| proxy.asked().contains(target)),
         "{:?}",
@@ -316,10 +316,10 @@ fn enrolment_mqtts_and_wss_go_through_a_proxy_with_a_password_that_shows_nowhere
     agent.set("HTTPS_PROXY", Some(&setting(strict.port())));
     agent.start();
     connected_over(&api, "wss");
-    assert!(strict.asked().contains(&format!("localhost:{mqtts} 403")), "{:?}", strict.asked());
+    assert!(strict.asked().contains(&format!("127.0.0.1:{mqtts} 403")), "{:?}", strict.asked());
     assert!(agent.stop().success());
 
-    // A wrong password; then past it.
+    // A wrong password; then past it, where the way up is open again.
     agent.set("HTTPS_PROXY", Some(&format!("http://ann:hush-4712@127.0.0.1:{}", strict.port())));
     agent.start();
     wait_for("the reason", SOON, || {
@@ -328,7 +328,8 @@ fn enrolment_mqtts_and_wss_go_through_a_proxy_with_a_password_that_shows_nowhere
     });
     assert!(agent.stop().success());
     let asked = strict.asked().len();
-    agent.set("NO_PROXY", Some("localhost"));
+    agent.set("NO_PROXY", Some("localhost,127.0.0.0/8"));
+    agent.set("R58_FLEET_TEST_CLIMB_SECONDS", Some("2"));
     agent.start();
     connected_over(&api, "mqtts");
     assert_eq!(strict.asked().len(), asked);

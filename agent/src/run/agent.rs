@@ -149,8 +149,8 @@ impl Agent {
             match happening {
                 Happening::Stop => return,
                 Happening::Time => {}
-                Happening::Session(Happened::Asked(asked)) => self.asked(asked),
-                Happening::Session(Happened::Climbed(climbed)) => self.climbed(climbed),
+                Happening::Session(Happened::Asked(asked)) => self.asked(*asked),
+                Happening::Session(Happened::Climbed(climbed)) => self.climbed(*climbed),
                 Happening::Session(Happened::Link(event)) => self.link_event(event).await,
                 Happening::Seen(Seen::Machine(metrics)) => self.measured(&metrics).await,
                 Happening::Seen(Seen::App(app, answers)) => self.app_seen(*app, answers).await,

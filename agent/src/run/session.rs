@@ -76,11 +76,11 @@ pub(super) struct Climbed {
 #[derive(Debug)]
 pub(super) enum Happened {
     /// The server has answered, or not.
-    Asked(Asked),
+    Asked(Box<Asked>),
     /// On the link.
     Link(LinkEvent),
     /// Better ways were looked at.
-    Climbed(Climbed),
+    Climbed(Box<Climbed>),
 }
 
 #[derive(Debug)]
@@ -151,7 +151,7 @@ impl Session {
     /// Begins an attempt.
     pub(super) fn begin(&mut self, config: &Config, now: Duration) {
         self.stop_climbing();
-        let asks = config.mqtt_url.is_none() && !self.known_at.is_some_and(|at| now < at + ANSWER_HOLDS);
+        let asks = config.mqtt_url.is_none() && self.known_at.is_none_or(|at| now >= at + ANSWER_HOLDS);
         let reads = self.remembered.is_none();
         if !asks && !reads {
             // With what is known there is a way.
@@ -243,7 +243,10 @@ impl Session {
             Some(good) if self.ladder.above(&way).any(|above| above == good) => AFTER_FALL.min(climb_every()),
             _ => climb_every(),
         };
-        self.climb_at = self.ladder.above(&way).next().is_some().then(|| now + spread(wait, random));
+        // Over the last resort there may be better ones that the server does not name yet.
+        let may_rise = self.ladder.above(&way).next().is_some()
+            || matches!(way, Address::Exchange(_)) && config.mqtt_url.is_none();
+        self.climb_at = may_rise.then(|| now + spread(wait, random));
         self.remember(config.state_dir.clone());
         before
     }
@@ -303,19 +306,19 @@ impl Session {
     pub(super) async fn happened(&mut self) -> Happened {
         match &mut self.stage {
             Stage::Waiting { .. } | Stage::Found(_) => std::future::pending().await,
-            Stage::Asking(task) => Happened::Asked(match task.await {
+            Stage::Asking(task) => Happened::Asked(Box::new(match task.await {
                 Ok(asked) => asked,
                 Err(error) => {
                     let problem = format!("asking it failed: {error}");
                     let error = ConnectError::Answer { server: "the server".to_owned(), problem };
                     Asked { ways: None, endpoints: Some(Err(error)) }
                 }
-            }),
+            })),
             Stage::Linking(link, _) => Happened::Link(link.event().await),
             Stage::Linked { link, .. } => tokio::select! {
                 biased;
                 event = link.event() => Happened::Link(event),
-                climbed = outcome(self.climbing.as_mut()) => Happened::Climbed(climbed),
+                climbed = outcome(self.climbing.as_mut()) => Happened::Climbed(Box::new(climbed)),
             },
         }
     }

@@ -11,9 +11,10 @@ use warp::reply::Response;
 
 use super::problem::Problem;
 use super::request::Request;
-use crate::auth::caller::Caller;
+use crate::auth::caller::{Caller, Credential};
 use crate::service::Error;
 use crate::service::exchange::Asked;
+use crate::store::certificates;
 
 /// What bodies and answers are.
 pub(super) const CBOR: &str = "application/cbor";
@@ -36,11 +37,20 @@ pub(super) async fn exchange(mut request: Request) -> Result<Response, Problem> 
     let Caller::Device(device) = request.caller()? else {
         return Err(Problem::new(StatusCode::FORBIDDEN, "only a device exchanges messages"));
     };
+    // With one that was taken back the connection has to end as well.
+    let certificate = match request.credential()? {
+        Some(Credential::Certificate(hash)) => {
+            let owner = certificates::owner(&request.app.store, hash, request.app.clock.now_ms()).await?;
+            owner.map(|(_, serial)| serial)
+        }
+        _ => None,
+    };
     let metrics = &request.app.metrics;
     metrics.add("fleet_exchange_requests_total", 1);
     metrics.add("fleet_exchange_messages_total", messages.0.len() as u64);
     let asked = Asked {
         name: (device.org.slug.clone(), device.device.clone()),
+        certificate,
         peer: SocketAddr::new(request.origin.address, request.peer.address.port()),
         at: request.received_at,
         messages,

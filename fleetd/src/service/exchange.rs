@@ -39,11 +39,13 @@ const ANSWER_BYTES: usize = limit::EXCHANGE_BYTES
 /// One request of a device.
 #[derive(Debug)]
 pub struct Asked {
-    /// The device, which has shown its token.
+    /// The device, which has shown its token or certificate.
     pub name: DeviceName,
+    /// The certificate's serial number, if it was that.
+    pub certificate: Option<String>,
     /// Where it is.
     pub peer: SocketAddr,
-    /// Before its token was looked at.
+    /// Before that was looked at.
     pub at: Instant,
     /// What it says.
     pub messages: Exchange,
@@ -143,6 +145,7 @@ impl Exchanges {
         let login = DeviceLogin {
             org,
             device,
+            credential: asked.certificate.clone(),
             peer: asked.peer,
             asked_at: asked.at,
             will: codec::encode_named(&will).map_err(Error::internal)?,

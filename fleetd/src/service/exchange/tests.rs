@@ -33,6 +33,7 @@ impl Bench {
     async fn ask(&self, wait_seconds: u64, messages: Vec<ExchangeMessage>) -> Result<Exchange, Error> {
         let asked = Asked {
             name: Self::name(),
+            certificate: None,
             peer: ([127, 0, 0, 1], 1).into(),
             at: Instant::now(),
             messages: Exchange(messages),
@@ -144,6 +145,7 @@ async fn a_waiting_request_whose_client_has_gone_takes_nothing_with_it() {
     bench.ask(0, vec![birth(1)]).await.unwrap();
     let asked = Asked {
         name: Bench::name(),
+        certificate: None,
         peer: ([127, 0, 0, 1], 1).into(),
         at: Instant::now(),
         messages: Exchange::default(),
