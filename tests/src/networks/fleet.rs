@@ -33,8 +33,8 @@ const SETTLE: Duration = Duration::from_secs(65);
 const LIMIT: Duration = Duration::from_secs(420);
 /// How long the server is away, the second time.
 const AWAY: Duration = Duration::from_secs(120);
-/// Of a thousand, so many may come back within one second.
-const MOST_PER_MILLE: usize = 200;
+/// Of a thousand, so many may come back within one second: the first wait spreads them over seven.
+const MOST_PER_MILLE: usize = 250;
 
 /// What a return looked like.
 struct Return {

@@ -15,7 +15,7 @@ use crate::chaos::database::Database;
 use crate::chaos::ledger::{Asked, Effect, Ledger, unit};
 use crate::chaos::operator;
 use crate::chaos::plan::{Kind, Request};
-use crate::chaos::spool::Spool;
+use crate::chaos::spool::{Record, Spool};
 use crate::{Agent, Machine, Server, wait_for};
 
 /// The device.
@@ -228,13 +228,12 @@ impl Site {
         let mut committed = RangeSet::new();
         database.committed.values().for_each(|ranges| committed.extend(ranges));
         let last_due = spool.records.iter().filter(|record| record.due).map(|record| record.seq).max();
-        let missing = (1..=last_due.unwrap_or(0)).filter(|seq| !committed.contains(*seq)).count();
-        let stored = database.records.len()
-            + spool
-                .records
-                .iter()
-                .filter(|record| record.kind == RecordKind::Reported && committed.contains(record.seq))
-                .count();
+        let due = last_due.unwrap_or(0);
+        let missing = (1..=due).filter(|seq| !committed.contains(*seq)).count();
+        let is_kept =
+            |record: &&Record| record.kind == RecordKind::Reported && committed.contains(record.seq);
+        let stored = database.records.keys().filter(|name| name.2 <= due).count()
+            + spool.records.iter().filter(|record| record.seq <= due).filter(is_kept).count();
         let spools = BTreeMap::from([(DEVICE.to_owned(), spool)]);
         let mut report = check::check(&self.ledger, &spools, &database);
         if missing > 0 {
@@ -245,8 +244,7 @@ impl Site {
                 report.complaints.push(format!("{name}: {line}"));
             }
         }
-        let spooled = last_due.unwrap_or(0);
-        Checked { report, spooled, stored: stored as u64 }
+        Checked { report, spooled: due, stored: stored as u64 }
     }
 }
 
