@@ -32,6 +32,8 @@ pub struct DeviceLogin {
     pub peer: SocketAddr,
     /// Before its credentials were looked at.
     pub asked_at: Instant,
+    /// As in [`Principal::Device`].
+    pub credential: Option<String>,
     /// What is published, retained, as its presence when it goes without a word.
     pub will: Vec<u8>,
 }
@@ -93,7 +95,7 @@ pub(crate) async fn connect(
         gate.counters.refused_busy.one();
         return Err(DeviceLinkError::Full);
     }
-    let DeviceLogin { org, device, peer, asked_at, will } = login;
+    let DeviceLogin { org, device, peer, asked_at, credential, will } = login;
     let info = ConnectionInfo {
         peer,
         since: SystemTime::now(),
@@ -106,7 +108,7 @@ pub(crate) async fn connect(
     let mut filters: Vec<String> = Downlink::ALL.iter().copied().map(own).collect();
     filters.push(SERVER_FILTER.to_owned());
     let subtree = device_subtree(&org, &device);
-    let principal = Principal::Device { org, device, credential: None };
+    let principal = Principal::Device { org, device, credential };
 
     let mut place = place::take(gate, &principal, info, asked_at).await.ok_or(DeviceLinkError::Replaced)?;
     let opened = place.open_session(&principal, true, false).map_err(|error| match error {

@@ -127,7 +127,7 @@ pub async fn identify(
         Credential::Certificate(certificate) => {
             let found = certificates::owner(store, *certificate, now_ms).await?;
             let account = device.unwrap_or("device");
-            found.map(|(device, _)| Caller::Device(device)).ok_or_else(|| {
+            found.map(Caller::Device).ok_or_else(|| {
                 auth.failed(
                     address,
                     account,

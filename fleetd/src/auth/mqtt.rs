@@ -91,9 +91,11 @@ impl DatabaseAuthenticator {
     ) -> Result<Principal, Refusal> {
         let (store, now_ms) = (&self.app.store, self.app.clock.now_ms());
         match certificates::owner(store, certificate, now_ms).await.map_err(unavailable)? {
-            Some((known, serial)) => {
-                Ok(Principal::Device { org: known.org.slug, device: known.device, credential: Some(serial) })
-            }
+            Some(known) => Ok(Principal::Device {
+                org: known.org.slug,
+                device: known.device,
+                credential: known.certificate,
+            }),
             None => Err(self.failed(address, client_id)),
         }
     }

@@ -43,6 +43,7 @@ pub(super) async fn exchange(mut request: Request) -> Result<Response, Problem> 
         name: (device.org.slug.clone(), device.device.clone()),
         peer: SocketAddr::new(request.origin.address, request.peer.address.port()),
         at: request.received_at,
+        certificate: device.certificate.clone(),
         messages,
         // Both are within their bounds.
         wait: Duration::from_secs(wait.unsigned_abs()),

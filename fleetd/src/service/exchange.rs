@@ -45,6 +45,8 @@ pub struct Asked {
     pub peer: SocketAddr,
     /// Before its token was looked at.
     pub at: Instant,
+    /// The certificate that it has shown in place of a token: its serial number.
+    pub certificate: Option<String>,
     /// What it says.
     pub messages: Exchange,
     /// How long it waits if there is nothing for it.
@@ -145,6 +147,7 @@ impl Exchanges {
             device,
             peer: asked.peer,
             asked_at: asked.at,
+            credential: asked.certificate.clone(),
             will: codec::encode_named(&will).map_err(Error::internal)?,
         };
         let (link, place) = broker.device_link(login).await.map_err(|error| match error {

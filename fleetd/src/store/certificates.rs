@@ -16,7 +16,7 @@ const GOOD_MAX: i64 = 8;
 /// How long one is kept after its end, in ms: its connections are ended meanwhile.
 const KEPT_MS: i64 = 3_600_000;
 
-/// The device in service to which this certificate was given, and its serial number, if it is good now.
+/// The device in service to which this certificate was given, if it is good now.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -24,7 +24,7 @@ pub async fn owner(
     store: &Store,
     sha256: CertificateHash,
     now_ms: i64,
-) -> Result<Option<(DeviceCredential, String)>, StoreError> {
+) -> Result<Option<DeviceCredential>, StoreError> {
     // With the token that is in force: the device is the same, however it shows who it is.
     let sql = "SELECT d.id, d.org_id, o.slug AS org_slug, d.device_id, d.approval, t.token_sha256, t.slot, c.serial \
                FROM device_certificates c JOIN devices d ON d.id = c.device_id JOIN organizations o ON o.id = d.org_id \
@@ -33,7 +33,7 @@ pub async fn owner(
     let Some(row) = store.lookup_one(sql, values![sha256.to_string(), now_ms]).await? else {
         return Ok(None);
     };
-    Ok(Some((credentials::read_device(&row)?, row.text("serial")?)))
+    Ok(Some(DeviceCredential { certificate: Some(row.text("serial")?), ..credentials::read_device(&row)? }))
 }
 
 /// Keeps a certificate that was signed, for a device in service: a conflict if it is none any more. Drops what is long over, and

@@ -146,6 +146,8 @@ pub struct DeviceCredential {
     pub hash: TokenHash,
     /// The token was announced by a rotation and not used yet: its first use must be [`settle_token`]d.
     pub pending: bool,
+    /// The serial number of the certificate that was shown in place of the token.
+    pub certificate: Option<String>,
 }
 
 /// Tokens in force at the time `?1`.
@@ -249,6 +251,7 @@ pub(super) fn read_device(row: &Row) -> Result<DeviceCredential, StoreError> {
         approved: row.text("approval")? == "approved",
         hash: read_hash(row, "token_sha256")?,
         pending: row.text("slot")? == "pending",
+        certificate: None,
     })
 }
 

@@ -35,6 +35,7 @@ impl Bench {
             name: Self::name(),
             peer: ([127, 0, 0, 1], 1).into(),
             at: Instant::now(),
+            certificate: Some("7".to_owned()),
             messages: Exchange(messages),
             wait: Duration::from_secs(wait_seconds),
             connection: None,
@@ -146,6 +147,7 @@ async fn a_waiting_request_whose_client_has_gone_takes_nothing_with_it() {
         name: Bench::name(),
         peer: ([127, 0, 0, 1], 1).into(),
         at: Instant::now(),
+        certificate: None,
         messages: Exchange::default(),
         wait: Duration::from_secs(30),
         connection: None,
@@ -166,4 +168,19 @@ async fn a_broker_that_stops_ends_what_waits_and_takes_no_birth() {
     assert!(matches!(answer, Err(Error::Unavailable(_))), "{answer:?}");
     assert!(matches!(bench.ask(0, vec![birth(2)]).await, Err(Error::Unavailable(_))));
     assert_eq!(bench.broker.counters().wills, 0, "it is still there");
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_taken_back_ends_the_connection_made_with_it_and_what_waits_on_it() {
+    let bench = Bench::new();
+    bench.ask(0, vec![birth(1)]).await.unwrap();
+    let (org, device) = Bench::name();
+    let who = broker::PrincipalKey::Device { org, device };
+    let took_back = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        [bench.broker.end_connections_with(&who, "8"), bench.broker.end_connections_with(&who, "7")]
+    };
+    let (answer, ended) = tokio::join!(bench.ask(30, vec![]), took_back);
+    assert_eq!(ended, [0, 1]);
+    assert!(answer.is_err(), "{answer:?}");
 }
