@@ -57,9 +57,9 @@ impl Secure {
         if self.https == 0 { self.server.url() } else { format!("https://localhost:{}", self.https) }
     }
 
-    /// Enrols a device, as an installer would; does not start it.
+    /// Enrols a device, as an installer would; does not start it. After a fall it looks at better ways within seconds.
     pub fn enroll(&self, device: &str) -> Agent {
-        let agent = Agent::unenrolled(device);
+        let agent = Agent::unenrolled(device).with("R58_FLEET_TEST_CLIMB_SECONDS", "2");
         let output = self.run_enroll(&agent);
         assert!(output.status.success(), "enrol: {}", String::from_utf8_lossy(&output.stderr));
         agent

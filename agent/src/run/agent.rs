@@ -320,6 +320,9 @@ impl Agent {
 
     /// Better ways to the server were looked at.
     fn climbed(&mut self, climbed: Climbed) {
+        if let Some(endpoints) = &climbed.endpoints {
+            self.certificate_hears_of_server(Ok(endpoints.client_certificates));
+        }
         let now = self.now();
         let way = climbed.way.clone();
         // Its connection ends with that.

@@ -67,7 +67,8 @@ pub(super) enum Stage {
 /// A look at better ways, beside the one in use.
 #[derive(Debug)]
 pub(super) struct Climbed {
-    endpoints: Option<Endpoints>,
+    /// What the server said, if it was asked.
+    pub(super) endpoints: Option<Endpoints>,
     /// The best one that is open.
     pub(super) way: Option<Address>,
 }
