@@ -87,8 +87,8 @@ fn every_command_and_a_new_token_take_their_course_over_http_exchange() {
     run(json!({"type": "custom", "payload": {"script": "greet", "args": ["hall"]}}));
     run(json!({"type": "config", "payload": {"changes": {"R58_DEBUG": "true"}}}));
     assert_eq!(machine.effects(), ["restart r58-api", "greet hall"]);
-    // The device's word about its config comes after that of the command.
-    wait_for("the config in sync", SOON, || {
+    // The config in force is reported after the command has ended.
+    wait_for("the config in force", SOON, || {
         (api.get("/devices/studio-001/config")["in_sync"] == true).then_some(())
     });
 
