@@ -28,7 +28,8 @@ build_and_become_root() {
     if [ "${1:-}" != --built ]; then
         if [ -n "${with_packages:-}" ]; then
             rm -rf "$packages"
-            cargo build --locked -p agent -p fleetd -p broker
+            # With what the packages' manual pages are written by, so that nothing is built a second time for it.
+            cargo build --locked -p agent -p fleetd -p broker -p manual
             packaging/deb/build.sh --no-build --profile dev --output "$packages"
         else
             cargo build --locked -p agent -p fleetd
