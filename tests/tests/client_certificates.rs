@@ -400,6 +400,35 @@ fn devices_get_certificates_when_their_server_begins_to_sign_and_when_it_has_los
 }
 
 #[test]
+fn a_token_is_rotated_while_the_device_logs_in_by_its_certificate() {
+    let secure = Secure::by_mqtts_alone(&[SIGNS]);
+    let mut agent = secure.enroll(DEVICE);
+    agent.start();
+    is_heard(&secure, &agent, "the device by its certificate");
+    let token = || {
+        let config = fs::read_to_string(agent.config_file()).unwrap();
+        config.lines().find_map(|line| line.strip_prefix("DEVICE_TOKEN=")).unwrap().to_owned()
+    };
+    let (api, before) = (secure.server.api(), token());
+    let command = api.command(DEVICE, &serde_json::json!({"type": "rotate_token"}));
+    let done = api.wait_for_command(&command, &["completed", "failed"], SOON);
+    assert_eq!(done["status"], "completed", "{done:#}");
+    let status = |token: &str| {
+        let (url, header) =
+            (format!("{}/api/v1/connect", secure.server.url()), format!("X-Device-Token: {token}"));
+        text(
+            &Command::new("curl")
+                .args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-H", &header, &url])
+                .output()
+                .unwrap(),
+        )
+    };
+    assert_eq!((status(&before), status(&token())), ("401".to_owned(), "200".to_owned()));
+    is_heard(&secure, &agent, "the device after that");
+    assert!(agent.stop().success());
+}
+
+#[test]
 fn an_agent_with_files_of_somebodys_own_and_no_token_connects_by_them_and_one_with_a_token_does_without_them()
 {
     let secure = Secure::start_with(&[SIGNS]);

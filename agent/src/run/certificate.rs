@@ -34,6 +34,8 @@ pub(super) struct Certificates {
     asking: bool,
     not_before: Option<Duration>,
     backoff: Backoff,
+    /// The server has answered since another credential was tried without a wait.
+    may_hurry: bool,
 }
 
 /// How a connection shows who the device is.
@@ -64,6 +66,7 @@ impl Certificates {
             asking: false,
             not_before: None,
             backoff: RETRY,
+            may_hurry: true,
         }
     }
 
@@ -127,6 +130,7 @@ impl Agent {
     /// The server has answered on the connection.
     pub(super) fn certificate_is_answered(&mut self) {
         self.certificates.trial.answered(self.certificates.with);
+        self.certificates.may_hurry = true;
     }
 
     /// A connection did not even begin: a file cannot be read or used, that of the certificate perhaps.
@@ -134,7 +138,8 @@ impl Agent {
         self.certificates.trial.failed(self.certificates.with, Blame::Possible);
     }
 
-    /// A connection has ended, or has not come about. Whether that may be the certificate's fault, and there is another way to log in.
+    /// A connection has ended, or has not come about. Whether that may be the certificate's fault, and another way to log in is worth
+    /// an attempt without a wait: once, or a fleet would knock twice as often at a server that cannot cope.
     pub(super) fn certificate_hears_of_link(&mut self, error: &LinkError) -> bool {
         let with = self.certificates.with;
         if self.answered {
@@ -146,16 +151,16 @@ impl Agent {
             LinkError::Network { source, .. } if source.kind() == io::ErrorKind::InvalidData => {
                 Blame::Certain
             }
-            LinkError::Closed { .. } | LinkError::Refused { .. } | LinkError::Protocol { .. } => {
-                Blame::Possible
-            }
+            LinkError::Closed { .. } | LinkError::Protocol { .. } => Blame::Possible,
             _ => Blame::Innocent,
         };
         self.certificates.trial.failed(with, blame);
         if with == With::Candidate && self.certificates.candidate.take().is_some() {
             self.no_certificate(&format!("the new one does not get through ({error})"), Duration::ZERO);
         }
-        with != With::Token && blame != Blame::Innocent && self.config.device_token.is_some()
+        let another_way =
+            with != With::Token && blame != Blame::Innocent && self.config.device_token.is_some();
+        another_way && std::mem::take(&mut self.certificates.may_hurry)
     }
 
     /// The server was asked where its broker is.
@@ -246,7 +251,7 @@ impl Agent {
             Ok(Ok(())) => {
                 let until = protocol::message::rfc3339(new.expires_at_ms);
                 tracing::info!(until, "this device logs in by a certificate from now on");
-                self.certificates.candidate = None;
+                (self.certificates.stored, self.certificates.candidate) = (Some(new), None);
                 self.certificates.with = With::Certificate;
                 (self.certificates.not_before, self.certificates.backoff) = (None, RETRY);
                 self.read_config_again();
