@@ -33,7 +33,7 @@ for deb; do
     case $name in
         r58-fleet-agent) program=r58-fleet-agent expected='libc6 libgcc-s1 libsystemd0' ;;
         r58-fleetd) program=fleetd expected='ca-certificates libc6 libgcc-s1 libsystemd0 systemd' ;;
-        r58-fleet-broker) program=fleet-broker expected='libc6 libgcc-s1 systemd' ;;
+        r58-fleet-broker) program=fleet-broker expected='libc6 libgcc-s1 libsystemd0 systemd' ;;
         *) fail "is none of ours"; continue ;;
     esac
     binary=$root/usr/bin/$program
