@@ -31,10 +31,10 @@ impl Peer {
         format!("mqtt://{}", self.listener.local_addr().unwrap())
     }
 
-    /// The next connection and its CONNECT packet, not yet answered.
+    /// The next connection and its CONNECT packet, not yet answered. After three failures the agent may wait for a minute.
     pub(super) async fn knock(&self) -> (Wire, Connect) {
-        let accepted =
-            tokio::time::timeout(PATIENCE, self.listener.accept()).await.expect("the agent connects");
+        let next = tokio::time::timeout(4 * PATIENCE, self.listener.accept());
+        let accepted = next.await.expect("the agent connects");
         let mut wire = Wire { socket: accepted.unwrap().0, buffer: BytesMut::new() };
         match wire.packet().await {
             Some(Packet::Connect(connect)) => (wire, connect),
