@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{self, FileError};
+use crate::config::{self, FileError, MqttUrl};
 use crate::connect::Endpoints;
 use crate::link::Address;
 
@@ -35,6 +35,19 @@ struct Stored {
 }
 
 impl Ways {
+    /// Takes of what the server said what holds for longer than a connection, so that no start writes the same again.
+    #[must_use]
+    pub fn new(said: &Endpoints, good: Option<Address>) -> Self {
+        let endpoints = Endpoints {
+            mqtts_url: said.mqtts_url.clone(),
+            wss_url: said.wss_url.clone(),
+            // Whether the token may go there in plain text, only the server knows, and it depends on where the device is.
+            mqtt_url: said.mqtt_url.clone().filter(MqttUrl::is_loopback),
+            ..Endpoints::default()
+        };
+        Self { endpoints, good }
+    }
+
     /// Reads what is remembered in this state folder.
     #[must_use]
     pub fn load(state_dir: &Path) -> Self {
@@ -64,12 +77,11 @@ impl Ways {
     /// # Errors
     /// The file cannot be written; what was remembered before is still whole.
     pub fn save(&self, state_dir: &Path) -> Result<(), FileError> {
-        let text = |url: &Option<crate::config::MqttUrl>| url.as_ref().map(ToString::to_string);
+        let text = |url: &Option<MqttUrl>| url.as_ref().map(ToString::to_string);
         let stored = Stored {
             mqtts_url: text(&self.endpoints.mqtts_url),
             wss_url: text(&self.endpoints.wss_url),
-            // Whether the token may go there in plain text, only the server knows, and it depends on where the device is.
-            mqtt_url: text(&self.endpoints.mqtt_url.clone().filter(crate::config::MqttUrl::is_loopback)),
+            mqtt_url: text(&self.endpoints.mqtt_url),
             good: self.good.as_ref().map(ToString::to_string),
         };
         // Four texts always become JSON.
@@ -92,12 +104,15 @@ mod tests {
                 Ok(url) => Address::Broker(url),
                 Err(_) => Address::Exchange(good.parse().unwrap()),
             };
-            let endpoints = Endpoints {
+            let said = Endpoints {
                 mqtts_url: Some("mqtts://f.example".parse().unwrap()),
                 wss_url: Some("wss://f.example/mqtt".parse().unwrap()),
-                ..Endpoints::default()
+                mqtt_url: Some("mqtt://f.example".parse().unwrap()),
+                server_time_ms: Some(1),
+                client_certificates: true,
+                whose: Some(("studio-001".parse().unwrap(), "default".parse().unwrap())),
             };
-            let ways = Ways { endpoints, good: Some(good) };
+            let ways = Ways::new(&said, Some(good));
             ways.save(folder.path()).unwrap();
             assert_eq!(Ways::load(folder.path()), ways);
         }

@@ -255,8 +255,7 @@ impl Session {
     /// Writes down what is to be remembered, if that has changed; beside everything else, as nothing depends on it.
     fn remember(&self, state_dir: PathBuf) {
         let Some(remembered) = self.remembered.clone() else { return };
-        let endpoints = Endpoints { server_time_ms: None, ..self.known.clone() };
-        let ways = Ways { endpoints, good: self.ladder.good().cloned() };
+        let ways = Ways::new(&self.known, self.ladder.good().cloned());
         if std::mem::replace(&mut *lock(&remembered), ways.clone()) == ways {
             return;
         }
