@@ -13,10 +13,11 @@ const CONFIG: &str = include_str!("../../config/nginx.conf");
 
 /// A server that only nginx is to be reached by, as docs/reverse-proxy.md has it.
 struct Site {
+    /// First, so that it ends before the folder with its files goes.
+    _nginx: Process,
     server: Server,
     https: u16,
     http: u16,
-    _nginx: Process,
 }
 
 impl Site {
@@ -34,7 +35,7 @@ impl Site {
         let mut command = Command::new("/usr/sbin/nginx");
         command.arg("-p").arg(&folder).args(["-c", "nginx.conf", "-e", "error.log", "-g", "daemon off;"]);
         let nginx = Process::start(&mut command, &folder.join("output.log"));
-        let site = Self { server, https, http, _nginx: nginx };
+        let site = Self { _nginx: nginx, server, https, http };
         wait_for("nginx", SOON, || site.curl(&["-f", &site.url("/ready")]).status.success().then_some(()));
         site
     }
