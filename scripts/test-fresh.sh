@@ -62,7 +62,7 @@ done
 for setting in /etc/apt/apt.conf.d/*proxy* /etc/apt/apt.conf.d/99*; do share "$setting" ro; done
 
 say "a clone"
-git clone --quiet --no-hardlinks . "$root/root/r58-fleet"
+git clone --quiet --no-hardlinks . "$root/srv/r58-fleet"
 
 kept=()
 for name in $(compgen -e); do
@@ -73,7 +73,7 @@ done
 in_it() {
     chroot "$root" env -i HOME="$HOME" TERM=dumb LANG=C.UTF-8 "${kept[@]}" \
         PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$sysroot/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
-        /bin/sh -c "cd /root/r58-fleet && $1"
+        /bin/sh -c "cd /srv/r58-fleet && $1"
 }
 
 if [ $# -gt 1 ]; then

@@ -169,7 +169,7 @@ impl Authority {
         params.distinguished_name = called(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        valid_for(&mut params, now_s + AUTHORITY_DAYS * DAY_SECONDS);
+        valid_for(&mut params, now_s + AUTHORITY_DAYS * DAY_SECONDS)?;
         let certificate = params.self_signed(&key)?;
         // The key last: without it another is made.
         self.write(files.certificate, certificate.pem().as_bytes())?;
@@ -205,7 +205,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         let ends_at = now_s + SERVER_DAYS * DAY_SECONDS;
-        valid_for(&mut params, ends_at);
+        valid_for(&mut params, ends_at)?;
         let chain = format!("{}{}", params.signed_by(&key, &issuer)?.pem(), *authority);
         self.write("server.pem", chain.as_bytes())?;
         Ok(ends_at)
@@ -258,14 +258,17 @@ fn called(name: &str) -> DistinguishedName {
     called
 }
 
-fn valid_for(params: &mut CertificateParams, ends_at: i64) {
+fn valid_for(params: &mut CertificateParams, ends_at: i64) -> Result<(), AuthorityError> {
     // Two of one authority must not have the same (RFC 5280, 4.1.2.2); what the library takes by itself comes from the key.
     params.serial_number = Some(SerialNumber::from_slice(uuid::Uuid::new_v4().as_bytes()));
     params.not_before = rcgen::date_time_ymd(1970, 1, 1);
-    // Seconds that are no time do not come about: they are counted from now.
-    if let Ok(end) = ASN1Time::from_timestamp(ends_at) {
-        params.not_after = end.to_datetime();
-    }
+    params.not_after = moment(ends_at)?.to_datetime();
+    Ok(())
+}
+
+/// A time as certificates have it, from seconds since 1970. What cannot be written must not become the library's year 4096.
+fn moment(seconds: i64) -> Result<ASN1Time, AuthorityError> {
+    Ok(ASN1Time::from_timestamp(seconds).map_err(|_| rcgen::Error::Time)?)
 }
 
 fn check_name(name: &str) -> Result<String, AuthorityError> {

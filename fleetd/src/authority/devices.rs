@@ -10,9 +10,8 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use x509_parser::time::ASN1Time;
 
-use super::{Authority, AuthorityError, Files, called};
+use super::{Authority, AuthorityError, Files, called, moment};
 use crate::domain::certificate_request::CertificateRequest;
 
 /// Certificates begin so long before they are signed: the clocks of servers beside each other need not agree.
@@ -86,11 +85,8 @@ impl DeviceAuthority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(rcgen::SerialNumber::from_slice(&serial));
-        if let (Ok(begin), Ok(end)) =
-            (ASN1Time::from_timestamp(now_s - BEFORE), ASN1Time::from_timestamp(expires_s))
-        {
-            (params.not_before, params.not_after) = (begin.to_datetime(), end.to_datetime());
-        }
+        params.not_before = moment(now_s.saturating_sub(BEFORE))?.to_datetime();
+        params.not_after = moment(expires_s)?.to_datetime();
         let key = SubjectPublicKeyInfo::from_der(request.public_key())?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Signed {

@@ -212,13 +212,14 @@ impl Live {
 
     async fn hear(&self, wait: Duration, gone: impl Future<Output = ()>) -> Result<Exchange, Error> {
         let until = Moment::now() + wait;
-        let number = match wait.is_zero() {
-            true => None,
-            false => {
-                self.newest.send_modify(|newest| *newest += 1);
-                Some(*self.newest.borrow())
-            }
-        };
+        let mut number = None;
+        if !wait.is_zero() {
+            // Read where it is made: of two requests that come at once only one is the newest.
+            self.newest.send_modify(|newest| {
+                *newest += 1;
+                number = Some(*newest);
+            });
+        }
         let (mut newest, mut ended) = (self.newest.subscribe(), self.ended.subscribe());
         let is_older = |newest: u64| number.is_some_and(|number| number != newest);
         let mut gone = std::pin::pin!(gone);
