@@ -239,5 +239,6 @@ fn day_number(day: Day) -> Result<i64> {
 
 const WHY_NOT: &str = "For a page of devices SQLite itself takes 1.1 ms (of it 0.2 ms the show locks and open commands of each, 0.3 ms to find the page in the index) and \
      beside that, on another core if one is free, 0.4 ms to count 10,000 in an index; the rest is JSON, HTTP, hand-overs between threads, and the writer \
-     that commits beside it, after which readers find their page caches empty. A day's 1,440 heartbeats are on as many pages of the file; each is \
-     read once.";
+     that commits beside it, after which readers find their page caches empty. All of it is processor time and goes with the machine's hour: the page took 1.95 ms in a run in \
+     whose aim 1 Mosquitto passed on 60,000 messages a second, and 2.5 ms in one where it passed on 38,000. A day's 1,440 heartbeats are on as many \
+     pages of the file; each is read once.";
