@@ -7,5 +7,7 @@ if [ "${1:-}" = --arm64 ]; then
     cargo=scripts/arm64.sh
     shift
 fi
+# shellcheck source=scripts/agent-sqlite.sh
+. scripts/agent-sqlite.sh
 # Code that stands in several places becomes a function, also in the standard library and on x86-64.
 exec "$cargo" rustc "$@" --locked --package agent --bin r58-fleet-agent --profile device -- -C llvm-args=-enable-machine-outliner=always

@@ -17,7 +17,8 @@ printf '#!/bin/sh\nexec %s"%s" "$@"\n' "${run:+${run[*]} }" "$binary" >"$agent"
 chmod +x "$agent"
 "$agent" version | grep -q '(aarch64)$' || { echo "test-arm64: $binary does not run here" >&2; exit 1; }
 
-scripts/arm64.sh test --locked --package protocol --package agent
+# shellcheck source=scripts/agent-sqlite.sh
+(. scripts/agent-sqlite.sh && scripts/arm64.sh test --locked --package protocol --package agent)
 
 cargo build --locked --package fleetd --bins
 FLEET_TEST_AGENT=$agent cargo test --locked --package end-to-end --test heartbeats --test commands --test tls
