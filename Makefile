@@ -68,7 +68,7 @@ test-docker: ## the Dockerfile and the Compose file, without Docker; needs root 
 	@scripts/test-docker.sh
 
 .PHONY: deb
-deb: ## Debian packages of all three programs for this machine, into target/debian
+deb: ## Debian packages of all three programs for this machine, into target/packages
 	@scripts/setup.sh deb
 	packaging/deb/build.sh
 

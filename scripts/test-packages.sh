@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Looks at the packages in target/debian (`make deb deb-arm64` builds them): what they depend on, how large they are, what is in them and what stays when they
+# Looks at the packages in target/packages (`make deb deb-arm64` builds them): what they depend on, how large they are, what is in them and what stays when they
 # are upgraded, and that lintian has nothing to say. With arguments only at these packages: test-packages.sh FILE.deb…
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,7 +16,7 @@ fail() { printf 'test-packages: %s: %s\n' "$file" "$*" >&2; failures=$((failures
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 if [ $# -eq 0 ]; then
     for name in r58-fleet-agent r58-fleetd r58-fleet-broker; do
-        for architecture in amd64 arm64; do set -- "$@" "${CARGO_TARGET_DIR:-target}/debian/${name}_$version-1_$architecture.deb"; done
+        for architecture in amd64 arm64; do set -- "$@" "${CARGO_TARGET_DIR:-target}/packages/${name}_$version-1_$architecture.deb"; done
     done
 fi
 

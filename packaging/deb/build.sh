@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds Debian packages into target/debian:
+# Builds Debian packages into target/packages:
 #
 #   packaging/deb/build.sh [--arm64 | --target TRIPLE] [--no-build] [--profile PROFILE] [--output FOLDER] [agent|fleetd|broker ...]
 #
@@ -11,7 +11,8 @@ cd "$(dirname "$0")/../.."
 
 where=() target=() triple=$(rustc --print host-tuple) cargo=cargo build=1 profile='' packages=()
 binaries=${CARGO_TARGET_DIR:-target}
-output=$binaries/debian
+# Not cargo-deb's own target/debian: whatever it builds, also for a test, it first removes what lies there of the same name.
+output=$binaries/packages
 while [ $# -gt 0 ]; do
     case $1 in
         # arm64.sh names the target by itself.
