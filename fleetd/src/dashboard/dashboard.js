@@ -498,7 +498,7 @@ function beatRow(beat) {
     cell(beat.seq === undefined ? "–" : beat.seq, "number"), cell(beat.version || "–", "mono"),
     cell(number(metrics.cpu_percent, 1, " %"), "number"), cell(number(metrics.mem_percent, 1, " %"), "number"),
     cell(number(metrics.disk_free_gb, 1, " GB"), "number"), cell(number(metrics.temperature_c, 1, " °C"), "number"),
-    cell(activity(beat.status || {})), cell((beat.errors || []).join("; ") || "–"));
+    cell(activity({ ...beat.status, live: beat.live, status: "online" })), cell((beat.errors || []).join("; ") || "–"));
 }
 
 function chart(metrics, key, title, unit, low, high) {

@@ -208,6 +208,9 @@ pub struct StoredHeartbeat {
     pub metrics: HeartbeatMetrics,
     /// What the application does.
     pub status: HeartbeatStatus,
+    /// Whether an interruption would have been heard or seen; none if nobody knew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live: Option<bool>,
     /// What is wrong, in the application's words.
     pub errors: Vec<String>,
 }
@@ -215,7 +218,7 @@ pub struct StoredHeartbeat {
 /// The columns that [`read`] takes, in its order.
 const LISTED: &str = "uptime_seconds, load_1, load_5, load_15, h.id, received_at, taken_at, state_id, seq, ts, version, \
      cpu_percent, mem_percent, disk_free_gb, disk_total_gb, temperature_c, recording_active, mixer_active, active_inputs, \
-     degradation_level, errors";
+     degradation_level, live, errors";
 
 fn read(row: &Row, day: i64) -> Result<StoredHeartbeat, StoreError> {
     let seconds = row.opt_int("uptime_seconds")?.and_then(|seconds| u64::try_from(seconds).ok());
@@ -246,6 +249,7 @@ fn read(row: &Row, day: i64) -> Result<StoredHeartbeat, StoreError> {
             active_inputs: row.opt_json("active_inputs")?.unwrap_or_default(),
             degradation_level: u8::try_from(row.int("degradation_level")?).unwrap_or(u8::MAX),
         },
+        live: row.opt_bool("live")?,
         errors: row.opt_json("errors")?.unwrap_or_default(),
     })
 }

@@ -175,6 +175,7 @@ fn stored() -> Value {
                 ("degradation_level", number(0, 255)),
             ]),
         ),
+        ("live?", told(flag(), "Whether an interruption would have been heard or seen. Absent: unknown.")),
         ("errors", list(string())),
     ])
 }

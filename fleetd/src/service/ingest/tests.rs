@@ -175,6 +175,7 @@ async fn a_heartbeat_is_stored_acknowledged_and_shown() {
     let json = serde_json::to_value(&items[0]).unwrap();
     assert_eq!(json["metrics"]["disk_free_gb"], 2.8);
     assert_eq!(json["status"]["active_inputs"], serde_json::json!(["cam2"]));
+    assert_eq!(json["live"], true);
     assert_eq!((&json["seq"], &json["state_id"]), (&1.into(), &"0707070707070707".into()));
     assert!(json["metrics"].get("temperature_c").is_none());
 }
