@@ -13,6 +13,8 @@ pub mod doctor;
 pub mod effect;
 pub mod enroll;
 pub mod failpoint;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod http;
 pub mod kernel;
 pub mod ladder;

@@ -15,6 +15,8 @@ use std::fmt;
 
 use crate::config::{Scheme, Secret};
 
+#[cfg(fuzzing)]
+pub(crate) use tunnel::judge;
 pub(crate) use tunnel::{TunnelError, through, through_blocking};
 
 /// A proxy.

@@ -15,6 +15,8 @@ mod unit;
 use std::fmt;
 
 pub use answer::{AppAnswer, State};
+#[cfg(fuzzing)]
+pub(crate) use plain::read_answer;
 pub use reader::{Reader, installed_version};
 pub use recordings::Recordings;
 pub use unit::UnitState;

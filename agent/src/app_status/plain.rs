@@ -264,6 +264,21 @@ fn length(status: u16, lines: &[httparse::Header<'_>]) -> Result<Length, String>
     }
 }
 
+/// What has come in these parts before the end of the connection.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_answer<'a>(
+    parts: impl IntoIterator<Item = &'a [u8]>,
+    max_len: usize,
+) -> Result<Complete, String> {
+    let mut answer = Answer::new(max_len);
+    for part in parts {
+        if let Some(complete) = answer.take(part)? {
+            return Ok(complete);
+        }
+    }
+    answer.end()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -271,15 +286,8 @@ mod tests {
 
     use super::*;
 
-    /// What `text` is, come in parts of `size` bytes before the end of the connection.
     fn in_parts(text: &[u8], size: usize) -> Result<Complete, String> {
-        let mut answer = Answer::new(64);
-        for part in text.chunks(size) {
-            if let Some(complete) = answer.take(part)? {
-                return Ok(complete);
-            }
-        }
-        answer.end()
+        read_answer(text.chunks(size), 64)
     }
 
     #[test]

@@ -45,6 +45,13 @@ pub trait Watcher {
     fn has(&mut self, section: &Section);
 }
 
+/// What strangers say, into every reader of it.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_strangers(bytes: &[u8]) {
+    let _ =
+        (certificate::Facts::of(bytes), mqtt::welcome(bytes), mqtt::upgraded(bytes), mqtt::payload(bytes));
+}
+
 /// Looks at everything. `config_file`: `--config`.
 pub fn run(config_file: Option<&Path>, watcher: &mut dyn Watcher) -> Report {
     let mut report = Report {

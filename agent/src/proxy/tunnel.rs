@@ -86,7 +86,7 @@ fn request(proxy: &Proxy, host: &str, port: u16) -> String {
     request
 }
 
-fn judge(answer: &[u8]) -> Result<(), TunnelError> {
+pub(crate) fn judge(answer: &[u8]) -> Result<(), TunnelError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     response.parse(answer).map_err(|_| TunnelError::Answer)?;
