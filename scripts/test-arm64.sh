@@ -35,7 +35,7 @@ chmod +x "$agent"
 "$agent" version | grep -q '(aarch64)$' || { echo "test-arm64: $binary does not run here" >&2; exit 1; }
 
 # shellcheck source=scripts/agent-sqlite.sh
-(. scripts/agent-sqlite.sh && "${emulated[@]}" scripts/arm64.sh test --locked --package protocol --package agent -- "${skipped[@]}")
+(. scripts/agent-sqlite.sh && "${emulated[@]}" scripts/arm64.sh test --locked --tests --package protocol --package agent -- "${skipped[@]}")
 
 cargo build --locked --package fleetd --bins
 FLEET_TEST_AGENT=$agent cargo test --locked --package end-to-end --test heartbeats --test commands --test tls
