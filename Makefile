@@ -58,7 +58,7 @@ test-vm: ## the agent in a virtual machine that reboots and loses its power; nee
 	@scripts/test-vm.sh
 
 .PHONY: test-fresh
-test-fresh: ## `make demo` and `make test` in a minimal Debian; needs root (asks sudo), half an hour and 20 GB
+test-fresh: ## `make demo` and `make test` in a minimal Debian; needs root (asks sudo), up to an hour, and 20 GB
 	@scripts/setup.sh system
 	@scripts/test-fresh.sh
 

@@ -4,7 +4,7 @@
 #
 #   scripts/test-fresh.sh [SUITE [COMMAND]]     Debian 12 (bookworm) unless another is named; COMMAND in place of the two
 #
-# Needs root (asks sudo) and mmdebstrap; takes half an hour and 20 GB in /var/tmp (TMPDIR), which go at the end. It shares this machine's
+# Needs root (asks sudo) and mmdebstrap; takes half an hour to an hour, without nextest and as busy as the machine is, and 20 GB in /var/tmp (TMPDIR), which go at the end. It shares this machine's
 # network, so that ports which are taken here are taken there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
